@@ -1,0 +1,188 @@
+"""One error tree; each class says what the caller may do next.
+
+::
+
+    SealiftError                 1   unexpected; report it
+    ├── UsageError               2   correct the command
+    │   └── ConfigError          2   correct the plan file at the place named
+    ├── LockedError             11   another run owns this migration; wait or stop it
+    ├── IntegrityError          13   data is not what was acknowledged; stop, keep evidence
+    ├── SourceError             20   the source refused or failed; it still runs
+    │   ├── SourceReadError     20   this range cannot be read; the connection is usable
+    │   ├── ProtocolError       20   the peer broke its protocol; never use it again
+    │   └── PointLostError      20   the point in time is gone: abort the round, open a new one
+    ├── TrackingLostError       21   changes are not known: compare, copy in full or stop (I9)
+    ├── ImageError              22   the image file is refused
+    ├── TargetError             30   the target refused for good
+    │   └── TargetDeniedError   30   a permission is missing
+    ├── QuotaError              31   a limit of the account; raise it, then run again
+    ├── CredentialsError        32   renew credentials, then run again; nothing is lost
+    ├── LocalStateError         40   local state cannot be trusted or written
+    │   └── OutOfSpaceError     41   make room, then run again
+    ├── ToolError               50   an external tool is missing or failed
+    ├── TransientError          75   safe to run again; the retry layer already tried
+    │   ├── ThrottledError      75   slower; carries the peer's own delay when it gave one
+    │   └── ConnectionLostError 75   reconnect, then repeat the request
+    └── StoppedError           130   stopped on request; resumable
+
+The number is the exit code of the command. Only ``TransientError`` and its children
+are ever retried, and only by ``sealift.retry``.
+"""
+
+from typing import ClassVar
+
+
+class SealiftError(Exception):
+    """Base of every error that Sealift raises on purpose.
+
+    Args:
+        message: names the thing and the cause, without secrets.
+        next_step: what the reader should do now; a command where there is one.
+        operands: the facts of the failure, shown by ``--json``; never data or keys.
+    """
+
+    exit_code: ClassVar[int] = 1
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str, *, next_step: str = "", **operands: object) -> None:
+        super().__init__(message)
+        self.message = message
+        self.next_step = next_step
+        self.operands = operands
+
+    @property
+    def code(self) -> str:
+        """The stable name that machines match on: ``"tracking-lost"``."""
+        name = type(self).__name__.removesuffix("Error")
+        return "".join(f"-{c.lower()}" if c.isupper() else c for c in name).lstrip("-")
+
+
+class UsageError(SealiftError):
+    """The command line asks for something impossible; correct it."""
+
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """The plan file is wrong at a place that the message names; correct it."""
+
+
+class LockedError(SealiftError):
+    """Another run owns this migration; wait for it or stop it."""
+
+    exit_code = 11
+
+
+class IntegrityError(SealiftError):
+    """Data differs from what was acknowledged; nothing may be built on it."""
+
+    exit_code = 13
+
+
+class SourceError(SealiftError):
+    """The source refused or failed; the guest is untouched."""
+
+    exit_code = 20
+
+
+class SourceReadError(SourceError):
+    """One range cannot be read; the connection stays usable."""
+
+
+class ProtocolError(SourceError):
+    """The peer broke its protocol; the connection is dead and must not be reopened."""
+
+
+class PointLostError(SourceError):
+    """The point in time is gone (scratch full, server ended): abort the round, open a new one."""
+
+
+class TrackingLostError(SourceError):
+    """Which blocks changed is not known; compare, copy in full or stop (I9)."""
+
+    exit_code = 21
+
+
+class ImageError(SourceError):
+    """An image file is malformed or refers to what it may not."""
+
+    exit_code = 22
+
+
+class TargetError(SealiftError):
+    """The target refused for good; repeating the request changes nothing."""
+
+    exit_code = 30
+
+
+class TargetDeniedError(TargetError):
+    """A permission is missing; the message names the call."""
+
+
+class QuotaError(TargetError):
+    """A limit of the account is reached; raise it or clean up, then run again."""
+
+    exit_code = 31
+
+
+class CredentialsError(TargetError):
+    """Credentials are missing or expired; renew them, then run again: nothing is lost."""
+
+    exit_code = 32
+
+
+class LocalStateError(SealiftError):
+    """Local state cannot be trusted or written; nothing was decided from it."""
+
+    exit_code = 40
+
+
+class OutOfSpaceError(LocalStateError):
+    """A local file system is full; make room, then run again."""
+
+    exit_code = 41
+
+
+class ToolError(SealiftError):
+    """An external tool is missing or failed; the message has its own words."""
+
+    exit_code = 50
+
+
+class TransientError(SealiftError):
+    """The request may succeed when repeated; raised to the user only when patience ran out."""
+
+    exit_code = 75
+    retryable = True
+
+
+class ThrottledError(TransientError):
+    """The peer asks for a slower pace.
+
+    Args:
+        message: as in ``SealiftError``.
+        retry_after_seconds: the delay that the peer named, if it did.
+        next_step: as in ``SealiftError``.
+        operands: as in ``SealiftError``.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after_seconds: float | None = None,
+        next_step: str = "",
+        **operands: object,
+    ) -> None:
+        super().__init__(message, next_step=next_step, **operands)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class ConnectionLostError(TransientError):
+    """The connection ended; what was in flight is unknown: reconnect and repeat."""
+
+
+class StoppedError(SealiftError):
+    """Stopped on request; the next run goes on from the journal."""
+
+    exit_code = 130

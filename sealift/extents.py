@@ -91,22 +91,24 @@ def merge(zeroes: Iterable[Flagged], dirty: Iterable[Flagged] | None) -> Iterato
     guest's zero-write with unmap exactly so, and dropping it would bring old data back.
     """
     if dirty is None:
-        for z in zeroes:
-            yield Extent(z.start, z.length, Kind.ZERO if z.flag else Kind.DATA)
+        for part in zeroes:
+            yield Extent(part.start, part.length, Kind.ZERO if part.flag else Kind.DATA)
         return
     zero_stream, dirty_stream = iter(zeroes), iter(dirty)
-    z, d = next(zero_stream, None), next(dirty_stream, None)
-    while z is not None and d is not None:
+    z: Flagged | None = next(zero_stream, None)
+    d: Flagged | None = next(dirty_stream, None)
+    while z and d:
         start, end = max(z.start, d.start), min(z.end, d.end)
         if end <= start:
             raise ProtocolError(f"allocation {z} and change tracking {d} do not meet", offset=start)
         yield Extent(start, end - start, _merged_kind(zero=z.flag, dirty=d.flag))
-        if z.end == end:
-            z = next(zero_stream, None)
-        if d.end == end:
-            d = next(dirty_stream, None)
-    if z is not None or d is not None:
-        raise ProtocolError(f"allocation and change tracking differ in length at {z or d}")
+        z, d = _after(z, end, zero_stream), _after(d, end, dirty_stream)
+    if z or d:
+        raise ProtocolError("allocation and change tracking differ in length")
+
+
+def _after(part: Flagged, end: int, stream: Iterator[Flagged]) -> Flagged | None:
+    return next(stream, None) if part.end == end else part
 
 
 def _merged_kind(*, zero: bool, dirty: bool) -> Kind:

@@ -1,0 +1,116 @@
+"""Which block of a disk has which digest: what is known about a target without reading it.
+
+Kept per disk for its newest complete point. It answers "is this block already there?",
+which turns tracking loss into a comparison instead of a full transfer (I9) and leaves
+out blocks that were written with the bytes they already had.
+"""
+
+import hashlib
+import struct
+from collections.abc import Iterator
+
+from sealift.digest import DIGEST_BYTES, zero_digest
+from sealift.errors import LocalStateError
+
+_PAGE_BLOCKS = 4096
+_MAGIC = b"SLBM\x01\n"
+_HEADER = struct.Struct("<6sQIB32s")  # magic, blocks, block size, absent is zero, SHA-256 of rest
+_PAGE_HEADER = struct.Struct("<Q")
+
+
+class BlockMap:
+    """Digests by block index.
+
+    Args:
+        blocks: how many the disk has.
+        block_size: bytes of each.
+        absent_is_zero: blocks that were never set are known to read as zeroes (a fresh
+            disk); otherwise nothing is known of them.
+
+    Memory: 32 bytes for each known block in pages of 4096 blocks, so 64 MiB for a full
+    TiB of 512 KiB blocks, and nothing for ranges that were never written.
+    """
+
+    def __init__(self, blocks: int, block_size: int, *, absent_is_zero: bool = False) -> None:
+        self.blocks = blocks
+        self.block_size = block_size
+        self.absent_is_zero = absent_is_zero
+        self._pages: dict[int, bytearray] = {}
+        self.known = 0
+
+    _ABSENT = bytes(DIGEST_BYTES)  # no SHA-256 input is known to give it
+
+    def __getitem__(self, index: int) -> bytes | None:
+        found = self._stored(index)
+        if found is None and self.absent_is_zero:
+            return zero_digest(self.block_size)
+        return found
+
+    def _stored(self, index: int) -> bytes | None:
+        page = self._pages.get(index // _PAGE_BLOCKS)
+        if page is None:
+            return None
+        at = index % _PAGE_BLOCKS * DIGEST_BYTES
+        digest = bytes(page[at : at + DIGEST_BYTES])
+        return None if digest == self._ABSENT else digest
+
+    def __setitem__(self, index: int, digest: bytes) -> None:
+        if not 0 <= index < self.blocks or len(digest) != DIGEST_BYTES:
+            raise ValueError(f"block {index} of {self.blocks}, digest of {len(digest)} bytes")
+        page = self._pages.setdefault(index // _PAGE_BLOCKS, bytearray(_PAGE_BLOCKS * DIGEST_BYTES))
+        at = index % _PAGE_BLOCKS * DIGEST_BYTES
+        self.known += page[at : at + DIGEST_BYTES] == self._ABSENT
+        page[at : at + DIGEST_BYTES] = digest
+
+    def __contains__(self, index: int) -> bool:
+        return self._stored(index) is not None
+
+    def __len__(self) -> int:
+        return self.known
+
+    def items(self) -> Iterator[tuple[int, bytes]]:
+        """(index, digest) of the known blocks, ascending."""
+        for number in sorted(self._pages):
+            page = self._pages[number]
+            for slot in range(_PAGE_BLOCKS):
+                digest = bytes(page[slot * DIGEST_BYTES : (slot + 1) * DIGEST_BYTES])
+                if digest != self._ABSENT:
+                    yield number * _PAGE_BLOCKS + slot, digest
+
+    def overlay(self, newer: "BlockMap") -> "BlockMap":
+        """A map with everything of this one, and ``newer`` on top."""
+        result = BlockMap(newer.blocks, newer.block_size, absent_is_zero=self.absent_is_zero)
+        result._pages = {n: bytearray(p) for n, p in self._pages.items()}
+        result.known = self.known
+        for index, digest in newer.items():
+            result[index] = digest
+        return result
+
+    def to_bytes(self) -> bytes:
+        """Self-checking serial form."""
+        body = b"".join(
+            _PAGE_HEADER.pack(number) + bytes(self._pages[number]) for number in sorted(self._pages)
+        )
+        check = hashlib.sha256(body).digest()
+        return _HEADER.pack(_MAGIC, self.blocks, self.block_size, self.absent_is_zero, check) + body
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "BlockMap":
+        """Read ``to_bytes``.
+
+        Raises:
+            LocalStateError: the data is damaged or of another version.
+        """
+        if len(data) < _HEADER.size:
+            raise LocalStateError("block map is cut short")
+        magic, blocks, block_size, absent_is_zero, check = _HEADER.unpack_from(data)
+        body = memoryview(data)[_HEADER.size :]
+        if magic != _MAGIC or hashlib.sha256(body).digest() != check:
+            raise LocalStateError("block map is damaged or of an unknown version")
+        result = cls(blocks, block_size, absent_is_zero=bool(absent_is_zero))
+        step = _PAGE_HEADER.size + _PAGE_BLOCKS * DIGEST_BYTES
+        for at in range(0, len(body), step):
+            (number,) = _PAGE_HEADER.unpack_from(body, at)
+            result._pages[number] = bytearray(body[at + _PAGE_HEADER.size : at + step])
+        result.known = sum(1 for _ in result.items())
+        return result

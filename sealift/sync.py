@@ -1,0 +1,270 @@
+"""The one verb that moves data: make a writer equal to a reader."""
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from sealift.blockmap import BlockMap
+from sealift.cancel import CancelToken
+from sealift.clock import Clock
+from sealift.digest import block_digest, is_zero, zero_digest
+from sealift.disk import DiskReader, DiskWriter, Unwritten
+from sealift.journal import SyncJournal
+from sealift.pipeline import BufferPool, Executor, ThreadExecutor
+from sealift.plan import Action, Op, plan
+from sealift.progress import DiskMeter, DiskProgress, Sink, silent
+from sealift.ratelimit import RateLimit, Unlimited
+from sealift.retry import Retrier, RetryPolicy
+from sealift.units import MiB
+
+FLUSH_INTERVAL_BYTES = 256 * MiB
+"""How much a kill may make us send again to a writer that has to be flushed."""
+
+
+@dataclass(frozen=True, slots=True)
+class SyncContext:
+    """What a sync needs from around it.
+
+    Memory of a sync: ``writer.caps.concurrency`` x ``writer.caps.max_op_bytes`` for
+    buffers, plus the block map (see ``BlockMap``), whatever the disk's size.
+
+    Attributes:
+        clock: time.
+        cancel: looked at before every operation.
+        retry: patience with transient errors.
+        executor: threads, or inline for simulations.
+        bandwidth: bytes per second given to the writer.
+        sink: receives progress.
+    """
+
+    clock: Clock
+    cancel: CancelToken = field(default_factory=CancelToken)
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    executor: Executor = field(default_factory=ThreadExecutor)
+    bandwidth: RateLimit = field(default_factory=Unlimited)
+    sink: Sink = silent
+
+    def retrier(self) -> Retrier:
+        """A fresh retry layer for one caller."""
+        return Retrier(self.retry, self.clock, self.cancel)
+
+
+@dataclass(frozen=True, slots=True)
+class SyncReport:
+    """What a sync did.
+
+    Attributes:
+        progress: the final counts, in bytes.
+        blocks: digests of every block written since the writer's identity exists.
+        seconds: duration of this run of the sync.
+        retries: calls that were repeated.
+    """
+
+    progress: DiskProgress
+    blocks: BlockMap
+    seconds: float
+    retries: int
+
+
+def sync(
+    reader: DiskReader,
+    writer: DiskWriter,
+    context: SyncContext,
+    *,
+    journal: SyncJournal | None = None,
+    base: BlockMap | None = None,
+    label: DiskProgress | None = None,
+) -> SyncReport:
+    """Make ``writer`` equal to ``reader`` and commit it.
+
+    Args:
+        reader: the source, a point in time (I1).
+        writer: the target under construction.
+        context: see ``SyncContext``.
+        journal: blocks that an earlier run made durable; they are neither read nor sent
+            again. Without one, a failed sync starts over.
+        base: digests of what unwritten ranges hold when the writer is on a BASE; blocks
+            that are read and equal to it are left out.
+        label: names disk and round in progress events.
+
+    Raises:
+        SealiftError: the first failure. Nothing is visible on the target (I6), and what the
+            journal holds stays durable for the next run.
+    """
+    run = _Sync(reader, writer, context, journal, base, label or DiskProgress("disk", 0))
+    return run.run()
+
+
+class _Sync:
+    def __init__(
+        self,
+        reader: DiskReader,
+        writer: DiskWriter,
+        context: SyncContext,
+        journal: SyncJournal | None,
+        base: BlockMap | None,
+        label: DiskProgress,
+    ) -> None:
+        self._reader, self._writer, self._context = reader, writer, context
+        self._caps = writer.caps
+        self._journal = journal
+        self._base = base if self._caps.unwritten is Unwritten.BASE else None
+        self._digests = self._caps.wants_digests or journal is not None or base is not None
+        self._pool = BufferPool(self._caps.max_op_bytes)
+        self._meter = DiskMeter(label, context.sink, context.clock)
+        self._booking = threading.Lock()
+        self._unflushed: list[tuple[int, bytes]] = []
+        self._unflushed_bytes = 0
+        self._retrier = context.retrier()
+        self._written = (
+            journal.blocks
+            if journal
+            else BlockMap(-(-self._caps.size // self._caps.block_size), self._caps.block_size)
+        )
+
+    def run(self) -> SyncReport:
+        started = self._context.clock.monotonic()
+        self._context.executor.run(
+            self._todo(), self._work, self._caps.concurrency, self._context.cancel
+        )
+        self._checkpoint()
+        self._retrier.call(self._commit)
+        return SyncReport(
+            self._meter.finish(),
+            self._written,
+            self._context.clock.monotonic() - started,
+            self._retrier.retries,
+        )
+
+    def _commit(self) -> None:
+        self._writer.commit(self._written.items() if self._caps.wants_digests else ())
+
+    def _todo(self) -> Iterator[Op]:
+        """Operations that are not durable yet; blocks of the journal are cut out."""
+        for op in plan(self._reader, self._caps):
+            self._meter.add(total=op.length)
+            if self._journal is None:
+                yield op
+            else:
+                yield from self._without_done(op, self._journal)
+
+    def _without_done(self, op: Op, journal: SyncJournal) -> Iterator[Op]:
+        block = self._caps.block_size
+        start = op.start
+        for at in range(op.start, op.end, block):
+            if journal.done(at // block):
+                end = min(at + block, op.end)
+                self._meter.add(done=end - at, resumed=end - at)
+                if at > start:
+                    yield Op(op.action, start, at - start)
+                start = end
+        if start < op.end:
+            yield Op(op.action, start, op.end - start)
+
+    def _work(self, op: Op) -> None:
+        if op.action is Action.ZERO and self._caps.native_zero:
+            self._retrier.call(lambda: self._writer.zero(op.start, op.length))
+            self._finished(op.start, op.length, None)
+            return
+        buffer = self._pool.take()
+        try:
+            with memoryview(buffer) as whole, whole[: self._padded(op)] as data:
+                self._fill(op, data)
+                self._send(op, data)
+        finally:
+            self._pool.give(buffer)
+
+    def _padded(self, op: Op) -> int:
+        block = self._caps.block_size
+        return -(-op.length // block) * block if self._caps.whole_blocks else op.length
+
+    def _fill(self, op: Op, data: memoryview) -> None:
+        wanted = 0
+        if op.action is Action.COPY:
+            wanted = max(0, min(op.length, self._reader.size - op.start))
+            with data[:wanted] as part:
+                self._retrier.call(lambda: self._reader.read_into(op.start, part))
+            self._meter.add(read=wanted)
+        data[wanted:] = bytes(len(data) - wanted)
+
+    def _send(self, op: Op, data: memoryview) -> None:
+        """Write the parts of ``data`` that the target does not hold yet.
+
+        Judged by content alone, never by what the reader called the range, so that an
+        interrupted and resumed sync judges each block the same way twice.
+        """
+        block = self._caps.block_size
+        digests = self._block_digests(op, data) if self._digests else []
+        start = 0
+        for at in range(0, len(data), block):
+            end = min(at + block, len(data))
+            if self._holds(op.start + at, data[at:end], digests[at // block :][:1]):
+                self._write(op, data, start, at, digests)
+                self._settle(op, at, end)
+                start = end
+        self._write(op, data, start, len(data), digests)
+
+    def _holds(self, offset: int, part: memoryview, digest: list[bytes]) -> bool:
+        """Whether the target reads as ``part`` there when nobody writes."""
+        if self._caps.unwritten is Unwritten.ZERO:
+            return is_zero(part)
+        return self._base is not None and self._base[offset // self._caps.block_size] == digest[0]
+
+    def _settle(self, op: Op, at: int, end: int) -> None:
+        if self._journal is not None:
+            self._journal.settle((op.start + at) // self._caps.block_size)
+        length = self._clipped(op, at, end)
+        self._meter.add(done=length, unchanged=length)
+
+    def _write(self, op: Op, data: memoryview, start: int, end: int, digests: list[bytes]) -> None:
+        if end <= start:
+            return
+        block = self._caps.block_size
+        part_digests = digests[start // block : -(-end // block)]
+        handed = part_digests if self._caps.wants_digests else []
+        with data[start:end] as part:
+            self._context.bandwidth.acquire(len(part))
+            self._retrier.call(lambda: self._writer.write(op.start + start, part, handed))
+        self._meter.add(sent=end - start)
+        self._finished(op.start + start, self._clipped(op, start, end), part_digests)
+
+    def _clipped(self, op: Op, start: int, end: int) -> int:
+        return min(end, op.length) - min(start, op.length)
+
+    def _block_digests(self, op: Op, data: memoryview) -> list[bytes]:
+        block = self._caps.block_size
+        parts = [data[at : at + block] for at in range(0, len(data), block)]
+        if op.action is Action.ZERO:
+            return [zero_digest(len(part)) for part in parts]
+        return [block_digest(part) for part in parts]
+
+    def _finished(self, offset: int, length: int, digests: list[bytes] | None) -> None:
+        """Book a durable range; for writers that need a flush, book it after the next one."""
+        if self._digests:
+            self._book(offset, length, digests)
+        self._meter.add(done=length)
+
+    def _book(self, offset: int, length: int, digests: list[bytes] | None) -> None:
+        block = self._caps.block_size
+        starts = range(offset, offset + length, block)
+        if digests is None:
+            digests = [zero_digest(min(block, offset + length - at)) for at in starts]
+        booked = [(at // block, digest) for at, digest in zip(starts, digests, strict=True)]
+        with self._booking:
+            if self._journal is None:
+                for index, digest in booked:
+                    self._written[index] = digest
+            elif self._caps.durable_writes:
+                self._journal.record(booked)
+            else:
+                self._unflushed.extend(booked)
+                self._unflushed_bytes += length
+                if self._unflushed_bytes >= FLUSH_INTERVAL_BYTES:
+                    self._checkpoint()
+
+    def _checkpoint(self) -> None:
+        """Flush, and only then book what was written before the flush."""
+        self._retrier.call(self._writer.flush)
+        if self._journal is not None and self._unflushed:
+            self._journal.record(self._unflushed)
+        self._unflushed, self._unflushed_bytes = [], 0

@@ -16,13 +16,15 @@ class RoundFigures:
 
     Attributes:
         sent_bytes: given to the target.
-        read_bytes: read from the source.
+        dirty_bytes: what the round had to cover, by the source's change tracking; for a
+            full round, what was read. Rates are in these bytes, so that the cost of
+            sending whole blocks for small changes is part of them.
         seconds: from opening the point until it was durable.
         dirty_after_bytes: what the guest had changed by the end of the round.
     """
 
     sent_bytes: int
-    read_bytes: int
+    dirty_bytes: int
     seconds: float
     dirty_after_bytes: int
 
@@ -36,8 +38,6 @@ class Verdict(Enum):
     """Another round leaves less to send."""
     DIVERGING = "diverging"
     """The guest writes as fast as we send; more rounds do not help."""
-    EXHAUSTED = "exhausted"
-    """The largest number of rounds is reached."""
 
 
 class OnDivergence(Enum):
@@ -92,7 +92,7 @@ def forecast(rounds: Sequence[RoundFigures], policy: ConvergencePolicy) -> Forec
     """
     last = rounds[-1]
     throughput = _throughput(rounds)
-    fixed = min(max(0.0, r.seconds - _bytes(r) / throughput) for r in rounds)
+    fixed = min(max(0.0, r.seconds - r.dirty_bytes / throughput) for r in rounds)
     final = fixed + last.dirty_after_bytes / throughput
     dirty_rate = last.dirty_after_bytes / last.seconds if last.seconds > 0 else 0.0
     verdict = _verdict(rounds, policy, final, dirty_rate, throughput)
@@ -109,16 +109,12 @@ def throttle_rate(forecast_now: Forecast) -> int:
     return max(1 * MiB, int(forecast_now.throughput / 2))
 
 
-def _bytes(figures: RoundFigures) -> int:
-    return max(figures.sent_bytes, figures.read_bytes)
-
-
 def _throughput(rounds: Sequence[RoundFigures]) -> float:
-    long_enough = [r for r in rounds if _bytes(r) >= _SHORT_ROUND_BYTES] or list(rounds)
+    long_enough = [r for r in rounds if r.dirty_bytes >= _SHORT_ROUND_BYTES] or list(rounds)
     newest = long_enough[-1]
     if newest.seconds <= 0:
-        return float(max(_bytes(newest), 1))
-    return max(_bytes(newest) / newest.seconds, 1.0)
+        return float(max(newest.dirty_bytes, 1))
+    return max(newest.dirty_bytes / newest.seconds, 1.0)
 
 
 def _verdict(
@@ -130,8 +126,6 @@ def _verdict(
 ) -> Verdict:
     if final <= policy.downtime_budget_seconds:
         return Verdict.READY
-    if len(rounds) >= policy.max_rounds:
-        return Verdict.EXHAUSTED
     shrinking = len(rounds) < 2 or rounds[-1].dirty_after_bytes < 0.9 * rounds[-2].dirty_after_bytes
     if dirty_rate < 0.9 * throughput or shrinking:
         return Verdict.CONVERGING

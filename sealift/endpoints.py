@@ -296,6 +296,12 @@ class CloudTarget(Protocol):
     def writer(self, ref: SnapshotRef, parent: SnapshotRef | None) -> DiskWriter:
         """The writer of a pending snapshot, also after a restart."""
 
+    def reader(self, ref: SnapshotRef) -> DiskReader:
+        """Read a completed snapshot back, to prove what landed."""
+
+    def volume_size(self, disk_size: int) -> int:
+        """Bytes of the volume that a disk of ``disk_size`` bytes needs."""
+
     def delete_snapshot(self, snapshot_id: str) -> None:
         """Delete it; fine when it is gone already."""
 

@@ -24,13 +24,16 @@ class Note(Enum):
     UNDO = "undo"
 
 
+Facts = tuple[tuple[str, str | int | float], ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Noted:
     """A moment, in one sentence; ``facts`` are (name, value) pairs for machines."""
 
     note: Note
     text: str
-    facts: tuple[tuple[str, str | int | float], ...] = ()
+    facts: Facts = ()
 
 
 @dataclass(frozen=True, slots=True)

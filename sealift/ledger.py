@@ -1,0 +1,78 @@
+"""The migration's record: changed by events, saved after each one."""
+
+import threading
+from collections.abc import Callable
+
+from sealift.blockmap import BlockMap
+from sealift.errors import LocalStateError
+from sealift.migration import Migration
+from sealift.store import StateStore
+
+STATE_NAME = "migration.json"
+
+
+def map_name(disk_id: str, seq: int) -> str:
+    """Name of the block map of one disk's point."""
+    return f"map-{disk_id}-{seq}"
+
+
+def journal_name(disk_id: str, seq: int) -> str:
+    """Name of the journal of one disk's sync."""
+    return f"journal-{disk_id}-{seq}"
+
+
+def load_migration(store: StateStore) -> Migration | None:
+    """The record as last saved; None when there is none."""
+    data = store.load(STATE_NAME)
+    return None if data is None else Migration.from_bytes(data)
+
+
+class Ledger:
+    """Holds the current value; every event is durable before it counts. Thread-safe."""
+
+    def __init__(self, store: StateStore, migration: Migration) -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        self._now = migration
+
+    @property
+    def now(self) -> Migration:
+        """The value as last saved."""
+        return self._now
+
+    def record(self, event: Callable[[Migration], Migration]) -> Migration:
+        """Apply an event and save the result; on failure nothing has changed."""
+        with self._lock:
+            changed = event(self._now)
+            self._store.save(STATE_NAME, changed.to_bytes())
+            self._now = changed
+            return changed
+
+    def block_map(self, disk_id: str, seq: int) -> BlockMap | None:
+        """Digests of one disk's point; None when they are gone or damaged.
+
+        Without them a sync sends more than it must, never less.
+        """
+        data = self._store.load(map_name(disk_id, seq))
+        if data is None:
+            return None
+        try:
+            return BlockMap.from_bytes(data)
+        except LocalStateError:
+            return None
+
+    def save_block_map(self, disk_id: str, seq: int, blocks: BlockMap) -> None:
+        """Keep the digests of one disk's point."""
+        self._store.save(map_name(disk_id, seq), blocks.to_bytes())
+
+    def tidy(self) -> None:
+        """Remove maps and journals that no point and no round needs any more."""
+        m = self._now
+        needed = {map_name(b.disk_id, b.seq) for b in m.bases}
+        if m.round is not None:
+            for disk in m.round.disks:
+                needed.add(map_name(disk.lineage.disk_id, m.round.seq))
+                needed.add(journal_name(disk.lineage.disk_id, m.round.seq))
+        for name in sorted(self._store.names()):
+            if name.startswith(("map-", "journal-")) and name not in needed:
+                self._store.delete(name)

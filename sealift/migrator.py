@@ -1,0 +1,331 @@
+"""Drives a migration: asks what is next, does it, saves it, until nothing is left to do."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+
+from sealift.actions import Action, next_action
+from sealift.cancel import CancelToken
+from sealift.convergence import (
+    Forecast,
+    OnDivergence,
+    RoundFigures,
+    Verdict,
+    forecast,
+    throttle_rate,
+)
+from sealift.cutover import CutoverSteps
+from sealift.errors import (
+    PointLostError,
+    SealiftError,
+    SourceError,
+    TargetError,
+    TrackingLostError,
+    TransientError,
+    UsageError,
+)
+from sealift.ledger import Ledger, load_migration
+from sealift.migration import Migration, Phase, converged, cutover_begun, undo_begun
+from sealift.ports import Ports
+from sealift.progress import Facts, Note, Noted
+from sealift.rounds import Rounds
+from sealift.units import format_duration, format_rate
+
+MAX_REPLANS = 2
+"""How often a round is planned anew when its point is lost; more means something is wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class CutoverForecast:
+    """What an approver is asked about."""
+
+    vm_name: str
+    forecast: Forecast | None
+
+
+Approve = Callable[[CutoverForecast], bool]
+
+
+class Migrator:
+    """One migration over its ports. Not thread-safe; one per process and migration.
+
+    Whatever a killed run left behind is finished or undone before anything new begins.
+    """
+
+    def __init__(self, ports: Ports, ledger: Ledger) -> None:
+        self._ports = ports
+        self._ledger = ledger
+        self._retry = ports.context.retrier()
+        self._rounds = Rounds(ports, ledger)
+        self._cutover = CutoverSteps(ports, ledger)
+        self._effects: dict[Action, Callable[[], None]] = {
+            Action.OPEN_POINT: self._rounds.open_point,
+            Action.BEGIN_SNAPSHOTS: self._rounds.begin_snapshots,
+            Action.SYNC_DISKS: self._rounds.sync_disks,
+            Action.MAKE_DURABLE: self._rounds.make_durable,
+            Action.CLOSE_POINT: self._rounds.close_point,
+            Action.ABORT_ROUND: self._rounds.abort,
+            Action.REMOVE_GARBAGE: self._rounds.remove_garbage,
+            Action.STOP_SOURCE: self._cutover.stop_source,
+            Action.FENCE: self._cutover.fence,
+            Action.PLAN_FINAL_ROUND: self._plan_final_round,
+            Action.FINISH_FINAL_SYNC: self._cutover.finish_final_sync,
+            Action.VERIFY: self._cutover.verify,
+            Action.PUBLISH: self._cutover.publish,
+            Action.LAUNCH: self._cutover.launch,
+            Action.AWAIT_HEALTH: self._cutover.await_health,
+            Action.CONFIRM: self._cutover.confirm,
+            Action.TERMINATE_TARGET: self._cutover.terminate_target,
+            Action.RESUME_SOURCE: self._cutover.resume_source,
+            Action.UNPUBLISH: self._cutover.unpublish,
+            Action.FINISH_UNDO: self._cutover.finish_undo,
+            Action.ABANDON: self._abandon,
+        }
+
+    @classmethod
+    def open(cls, ports: Ports, migration_id: str) -> "Migrator":
+        """Go on with the stored migration, or begin a new one for the VM as it is now."""
+        known = load_migration(ports.store)
+        if known is None:
+            vm = ports.context.retrier().call(ports.hypervisor.describe)
+            known = Migration(migration_id, vm.uuid, vm.name)
+        return cls(ports, Ledger(ports.store, known))
+
+    @property
+    def state(self) -> Migration:
+        """The migration as last saved."""
+        return self._ledger.now
+
+    # ------------------------------------------------------------------ verbs
+
+    def replicate(self) -> Migration:
+        """Run one round to its end; afterwards the target has a new durable point.
+
+        Raises:
+            SealiftError: the round is either still open and resumable, or aborted with its
+                changes merged back; the guest runs in both cases.
+        """
+        self._refuse_when_over()
+        if self.state.phase is Phase.CUTTING_OVER:
+            raise UsageError(
+                "a cutover is under way and was interrupted",
+                next_step="run cutover to finish it, or cutover --undo to go back",
+            )
+        self._settle()
+        self._round(final=False)
+        return self.state
+
+    def forecast(self) -> Forecast | None:
+        """What a final sync would cost if it started now; None before the first round."""
+        figures = [
+            RoundFigures(r.sent_bytes, r.dirty_bytes, r.seconds, r.dirty_after_bytes)
+            for r in self.state.history
+        ]
+        if not figures:
+            return None
+        figures[-1] = replace(figures[-1], dirty_after_bytes=self._dirty_now())
+        return forecast(figures, self._ports.policy.convergence)
+
+    def _dirty_now(self) -> int:
+        since = {b.disk_id: b.seq for b in self.state.bases}
+        tracking = self._retry.call(self._ports.hypervisor.tracking)
+        return sum(t.dirty_bytes for t in tracking if since.get(t.disk_id) == t.since)
+
+    def converge(self) -> Forecast:
+        """Run rounds until the final sync fits the budget, or no more are allowed.
+
+        Raises:
+            SourceError: it does not converge and the policy is to stop.
+        """
+        policy = self._ports.policy
+        most = max(policy.convergence.max_rounds, policy.min_rounds)
+        for done in range(1, most):
+            now = self._judged_round()
+            if now.verdict is Verdict.READY and done >= policy.min_rounds:
+                return now
+            if now.verdict is Verdict.DIVERGING:
+                self._on_divergence(now)
+        return self._judged_round()
+
+    def _judged_round(self) -> Forecast:
+        self.replicate()
+        now = self.forecast()
+        if now is None:
+            raise ValueError("a finished round is always in the history")
+        self._say(Note.FORECAST, now.text, (("final_seconds", now.final_seconds),))
+        if now.verdict is Verdict.READY:
+            self._ledger.record(converged)
+        return now
+
+    def _on_divergence(self, now: Forecast) -> None:
+        policy = self._ports.policy.convergence.on_divergence
+        if policy is OnDivergence.STOP:
+            raise SourceError(
+                f"does not converge: {now.text}",
+                next_step="raise the downtime budget or the bandwidth, or allow throttling",
+            )
+        if policy is OnDivergence.THROTTLE:
+            rate = throttle_rate(now)
+            self._retry.call(lambda: self._ports.hypervisor.throttle(rate))
+            self._ledger.record(lambda m: replace(m, throttled=rate))
+            text = f"the guest's writes are limited to {format_rate(rate)} until the cutover"
+            self._say(Note.WARNING, text, (("limit", rate),))
+
+    def cutover(self, approve: Approve | None = None) -> Migration:
+        """Move the machine, or put the source back to work (I10).
+
+        An interrupted cutover goes on where it was; an interrupted undo is finished first.
+
+        Raises:
+            SealiftError: the cutover failed; unless the error says otherwise the source runs
+                again and the next cutover sends only what changed since.
+        """
+        self._refuse_when_over()
+        if self.state.phase is not Phase.CUTTING_OVER:
+            self._settle()
+            self._gates(approve)
+        elif self.state.round is not None and not self._rounds.still_possible():
+            self._rounds.abort()
+        try:
+            self._drive()
+        except SealiftError as error:
+            self._undo_after(error)
+            raise
+        self._release_source()
+        return self.state
+
+    def _undo_after(self, error: SealiftError) -> None:
+        try:
+            self.undo(error)
+        except SealiftError as second:
+            raise TransientError(
+                f"the cutover failed ({error.message}) and the source is not back yet: "
+                f"{second.message}",
+                next_step="run cutover --undo until it succeeds; nothing is lost",
+            ) from error
+
+    def _gates(self, approve: Approve | None) -> None:
+        if not self.state.bases or self.state.vm is None:
+            raise UsageError(
+                "nothing is replicated yet", next_step="run replicate or migrate first"
+            )
+        for check in self._retry.call(partial(self._ports.cloud.preflight, self.state.vm)):
+            if not check.ok:
+                raise TargetError(f"{check.name}: {check.found}", next_step=check.next_step)
+        now = self.forecast()
+        self._check_budget(now)
+        if approve is not None and not approve(CutoverForecast(self.state.vm_name, now)):
+            raise UsageError("the cutover was not approved", next_step="replication can go on")
+        seconds = now.final_seconds if now else 0.0
+        self._ledger.record(lambda m: cutover_begun(m, seconds))
+
+    def _check_budget(self, now: Forecast | None) -> None:
+        policy = self._ports.policy.convergence
+        if now is None or now.verdict is Verdict.READY:
+            return
+        if policy.on_divergence is not OnDivergence.CONTINUE:
+            raise SourceError(
+                f"{now.text}; the budget is {format_duration(policy.downtime_budget_seconds)}",
+                next_step="run more rounds, raise downtime_budget, or set on_divergence: continue",
+            )
+
+    def undo(self, cause: SealiftError | None = None) -> Migration:
+        """Go back from a cutover that was interrupted or failed; the source runs again.
+
+        A stop that was asked for does not hold this back.
+
+        Raises:
+            SealiftError: the source is not back yet; call again.
+        """
+        if self.state.phase is Phase.CUTTING_OVER:
+            why = cause.message if cause else "undone on request"
+            self._ledger.record(lambda m: undo_begun(m, why))
+        if self.state.phase is Phase.UNDOING:
+            context = replace(self._ports.context, cancel=CancelToken())
+            Migrator(replace(self._ports, context=context), self._ledger)._drive()
+        return self.state
+
+    def abandon(self) -> Migration:
+        """Remove everything that the migration made, on both sides; the source runs on.
+
+        Raises:
+            UsageError: the machine was cut over; there is nothing to abandon.
+        """
+        if self.state.phase is Phase.CUT_OVER:
+            raise UsageError(
+                "this migration is finished: the target is the machine now",
+                next_step="terminate the target by hand if you really want to lose it",
+            )
+        self.undo()
+        self._ledger.record(lambda m: replace(m, phase=Phase.ABANDONING))
+        self._drive()
+        return self.state
+
+    # ------------------------------------------------------------------ driving
+
+    def _refuse_when_over(self) -> None:
+        if self.state.phase in (Phase.CUT_OVER, Phase.ABANDONED, Phase.ABANDONING):
+            raise UsageError(
+                f"this migration is {self.state.phase.value}",
+                next_step="choose another migration id in the plan to begin a new one",
+            )
+
+    def _settle(self) -> None:
+        """Finish or give up what an earlier run left behind."""
+        self.undo()
+        self._drive_round(may_give_up=True)
+
+    def _round(self, *, final: bool) -> None:
+        for attempt in range(MAX_REPLANS + 1):
+            if self.state.round is None:
+                self._rounds.plan(final=final)
+            if self._drive_round(may_give_up=attempt < MAX_REPLANS):
+                return
+
+    def _drive_round(self, *, may_give_up: bool) -> bool:
+        """Bring the open round to its end; False when it was given up and may be tried again."""
+        if self.state.round is not None and not self._rounds.still_possible():
+            self._rounds.abort()
+            return False
+        try:
+            self._drive()
+        except (PointLostError, TrackingLostError) as error:
+            self._rounds.abort()
+            if not may_give_up:
+                raise
+            text = f"round given up and begun anew: {error.message}"
+            self._say(Note.WARNING, text)
+            return False
+        return True
+
+    def _plan_final_round(self) -> None:
+        self._rounds.plan(final=True)
+
+    def _drive(self) -> None:
+        while (action := next_action(self.state)) is not Action.NOTHING:
+            self._ports.context.cancel.check()
+            self._effects[action]()
+            if self.state.phase in (Phase.CUT_OVER, Phase.ABANDONED):
+                return
+
+    def _release_source(self) -> None:
+        """The machine has moved: bitmaps and exports of it have no use any more."""
+        try:
+            self._retry.call(self._ports.hypervisor.forget)
+        except SealiftError as error:
+            self._say(Note.WARNING, f"the old source could not be tidied up: {error.message}")
+
+    def _abandon(self) -> None:
+        self._retry.call(self._ports.hypervisor.forget)
+        removed = self._retry.call(lambda: self._ports.cloud.sweep(frozenset()))
+        for name in sorted(self._ports.store.names()):
+            if name.startswith(("map-", "journal-")):
+                self._ports.store.delete(name)
+        self._ledger.record(
+            lambda m: replace(m, phase=Phase.ABANDONED, round=None, bases=(), garbage=())
+        )
+        text = f"abandoned; removed {len(removed)} objects from the target"
+        self._say(Note.PHASE, text, (("removed", len(removed)),))
+
+    def _say(self, note: Note, text: str, facts: Facts = ()) -> None:
+        self._ports.context.sink(Noted(note, text, facts))

@@ -1,0 +1,100 @@
+"""Everything a migration runs on, in one value."""
+
+import random
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from sealift.convergence import ConvergencePolicy
+from sealift.endpoints import CloudTarget, Hypervisor
+from sealift.lineage import LossPolicy
+from sealift.store import StateStore
+from sealift.sync import SyncContext
+
+
+@dataclass(frozen=True, slots=True)
+class DiskJob:
+    """The sync of one disk in one round; ``run`` returns when it is complete and booked."""
+
+    disk_id: str
+    seq: int
+    run: Callable[[], None]
+
+
+DiskRunner = Callable[[Sequence[DiskJob]], None]
+"""Runs all jobs, in any order, and raises the first error once none runs any more."""
+
+
+def in_turn(jobs: Sequence[DiskJob]) -> None:
+    """One disk after the other, in the caller's thread."""
+    for job in jobs:
+        job.run()
+
+
+def side_by_side(jobs: Sequence[DiskJob]) -> None:
+    """Every disk in a thread of its own."""
+    with ThreadPoolExecutor(max_workers=len(jobs), thread_name_prefix="sealift-disk") as pool:
+        for future in [pool.submit(job.run) for job in jobs]:
+            future.result()
+
+
+@dataclass(frozen=True, slots=True)
+class StopPolicy:
+    """How a cutover stops the source.
+
+    Attributes:
+        shutdown: ask the guest to power off; otherwise its processors are paused.
+        shutdown_timeout_seconds: how long it may take.
+        pause_after_timeout: pause a guest that did not power off in time, instead of
+            undoing the cutover.
+    """
+
+    shutdown: bool = True
+    shutdown_timeout_seconds: float = 120.0
+    pause_after_timeout: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationPolicy:
+    """What the user decided.
+
+    Attributes:
+        on_tracking_loss: see ``LossPolicy``.
+        convergence: see ``ConvergencePolicy``.
+        min_rounds: pre-copy rounds before a cutover is considered.
+        stop: see ``StopPolicy``.
+        health_timeout_seconds: how long the target may take to come up.
+        health_interval_seconds: pause between two questions.
+        verify_blocks: blocks per disk that are read back before the launch; None = all.
+    """
+
+    on_tracking_loss: LossPolicy = LossPolicy.COMPARE
+    convergence: ConvergencePolicy = field(default_factory=ConvergencePolicy)
+    min_rounds: int = 1
+    stop: StopPolicy = field(default_factory=StopPolicy)
+    health_timeout_seconds: float = 600.0
+    health_interval_seconds: float = 5.0
+    verify_blocks: int | None = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """The four ports and what the user decided.
+
+    Attributes:
+        hypervisor: the source.
+        cloud: the target.
+        store: local state.
+        context: clock, stop, retry, executor, bandwidth, progress.
+        policy: see ``MigrationPolicy``.
+        run_disks: how the disks of a round are run.
+        rng: chooses the blocks to verify; seeded in simulations.
+    """
+
+    hypervisor: Hypervisor
+    cloud: CloudTarget
+    store: StateStore
+    context: SyncContext
+    policy: MigrationPolicy = field(default_factory=MigrationPolicy)
+    run_disks: DiskRunner = in_turn
+    rng: random.Random = field(default_factory=random.Random)

@@ -1,0 +1,242 @@
+"""One round: freeze an instant, make the target equal to it, then let go of what came before."""
+
+from functools import partial
+
+from sealift.blockmap import BlockMap
+from sealift.disk import Unwritten, WriterCaps
+from sealift.endpoints import PointInfo, SnapshotRef, SnapshotState, SourceVm
+from sealift.errors import PointLostError, SourceError
+from sealift.journal import JournalKey, SyncJournal
+from sealift.ledger import Ledger, journal_name
+from sealift.lineage import Evidence, Lineage, Mode, Reason, decide
+from sealift.migration import (
+    DiskFigures,
+    DiskRound,
+    Migration,
+    Round,
+    disk_synced,
+    garbage_removed,
+    point_opened,
+    round_aborted,
+    round_closed,
+    round_durable,
+    round_planned,
+    round_record,
+    snapshot_begun,
+)
+from sealift.ports import DiskJob, Ports
+from sealift.progress import DiskProgress, Note, Noted
+from sealift.sync import SyncReport, sync
+from sealift.units import format_size
+
+
+class Rounds:
+    """The effects of a round; each method is one action and ends with a saved event."""
+
+    def __init__(self, ports: Ports, ledger: Ledger) -> None:
+        self._ports = ports
+        self._ledger = ledger
+        self._retry = ports.context.retrier()
+
+    # ------------------------------------------------------------------ planning
+
+    def plan(self, *, final: bool) -> None:
+        """Decide for each disk how it is synced, and take a number for the point."""
+        vm = self._retry.call(self._ports.hypervisor.describe)
+        self._same_vm(vm)
+        tracking = self._retry.call(self._ports.hypervisor.tracking)
+        dirty = {(t.disk_id, t.since): t.dirty_bytes for t in tracking}
+        disks = []
+        for evidence in self._evidence(vm):
+            lineage = decide(evidence, self._ports.policy.on_tracking_loss)
+            self._announce(lineage)
+            changed = dirty.get((lineage.disk_id, lineage.since or 0), evidence.disk.size)
+            disks.append(DiskRound(lineage, evidence.disk.size, changed))
+        at = self._ports.context.clock.now().timestamp()
+        self._ledger.record(lambda m: round_planned(m, vm, tuple(disks), final=final, at=at))
+
+    def _same_vm(self, vm: SourceVm) -> None:
+        m = self._ledger.now
+        if vm.uuid != m.vm_uuid:
+            raise SourceError(
+                f"this is VM {vm.name} ({vm.uuid}), the migration belongs to "
+                f"{m.vm_name} ({m.vm_uuid})",
+                next_step="point the plan at the right hypervisor socket",
+            )
+        if not vm.disks:
+            raise SourceError(f"VM {vm.name} has no writable disk", next_step="nothing to migrate")
+
+    def _evidence(self, vm: SourceVm) -> list[Evidence]:
+        m, cloud = self._ledger.now, self._ports.cloud
+        tracking = self._retry.call(self._ports.hypervisor.tracking)
+        found = []
+        for disk in vm.disks:
+            base = m.base(disk.id)
+            complete = base is not None and self._complete(base.snapshot)
+            ours = [t for t in tracking if t.disk_id == disk.id]
+            size = cloud.volume_size(disk.size)
+            found.append(Evidence(disk, vm.boot_id, base, complete, size, ours, not m.bases))
+        return found
+
+    def _complete(self, ref: SnapshotRef) -> bool:
+        state = self._retry.call(lambda: self._ports.cloud.snapshot_state(ref.id))
+        return state is SnapshotState.COMPLETED
+
+    def _announce(self, lineage: Lineage) -> None:
+        if lineage.reason not in (Reason.TRACKED, Reason.FIRST_SYNC):
+            text = f"disk {lineage.disk_id}: {lineage.reason.value}; {lineage.mode.value} sync"
+            facts = (("disk", lineage.disk_id), ("reason", lineage.reason.name))
+            self._ports.context.sink(Noted(Note.WARNING, text, facts))
+
+    # ------------------------------------------------------------------ going on
+
+    def still_possible(self) -> bool:
+        """Whether a round that an earlier run left behind can go on where it was."""
+        r = _round(self._ledger.now)
+        if r.durable or r.point is None:
+            return True
+        point = self._retry.call(lambda: self._ports.hypervisor.find_point(r.seq))
+        if point is None or point.boot_id != r.point.boot_id:
+            return False
+        begun = [d.snapshot for d in r.disks if d.snapshot is not None]
+        ask = self._ports.cloud.snapshot_state
+        states = [self._retry.call(partial(ask, s.id)) for s in begun]
+        return all(s in (SnapshotState.PENDING, SnapshotState.COMPLETED) for s in states)
+
+    # ------------------------------------------------------------------ actions
+
+    def open_point(self) -> None:
+        """Freeze one instant over all disks."""
+        r = _round(self._ledger.now)
+        bases = {d.lineage.disk_id: d.lineage.since for d in r.disks}
+        info = self._retry.call(lambda: self._ports.hypervisor.open_point(r.seq, bases))
+        self._check_point(r, info)
+        self._ledger.record(lambda m: point_opened(m, info))
+        facts = (("seq", r.seq), ("pause_seconds", info.pause_seconds))
+        text = f"round {r.seq}: point open ({info.consistency.value}-consistent; {info.note})"
+        self._ports.context.sink(Noted(Note.ROUND, text, facts))
+
+    def _check_point(self, r: Round, info: PointInfo) -> None:
+        if info.boot_id != r.vm.boot_id:
+            raise PointLostError("the hypervisor was restarted while the round began")
+
+    def begin_snapshots(self) -> None:
+        """Start one snapshot per disk on the target."""
+        r = _round(self._ledger.now)
+        by_id = {d.id: d for d in r.vm.disks}
+        for disk in [d for d in r.disks if d.snapshot is None]:
+            begin = partial(
+                self._ports.cloud.begin_snapshot,
+                r.seq,
+                by_id[disk.lineage.disk_id],
+                disk.lineage.parent,
+            )
+            ref = self._retry.call(begin)
+            self._ledger.record(partial(snapshot_begun, disk_id=disk.lineage.disk_id, ref=ref))
+
+    def sync_disks(self) -> None:
+        """Make every disk's snapshot equal to the point, and complete it."""
+        r = _round(self._ledger.now)
+        jobs = [self._job(r, disk) for disk in r.disks if disk.figures is None]
+        self._ports.run_disks(jobs)
+
+    def _job(self, r: Round, disk: DiskRound) -> DiskJob:
+        return DiskJob(disk.lineage.disk_id, r.seq, lambda: self._sync_disk(r, disk))
+
+    def _sync_disk(self, r: Round, disk: DiskRound) -> None:
+        disk_id, lineage = disk.lineage.disk_id, disk.lineage
+        if disk.snapshot is None:
+            raise ValueError("snapshot not begun")
+        base = self._base_map(lineage)
+        reader = self._retry.call(lambda: self._ports.hypervisor.reader(r.seq, disk_id))
+        writer = self._ports.cloud.writer(disk.snapshot, lineage.parent)
+        try:
+            key = JournalKey(
+                reader.identity, writer.identity, writer.caps.size, writer.caps.block_size
+            )
+            journal = SyncJournal(
+                self._ports.store, journal_name(disk_id, r.seq), key, self._ports.context.clock
+            )
+            try:
+                self._say_resumed(disk_id, journal, writer.caps)
+                label = DiskProgress(disk_id, r.seq)
+                report = sync(
+                    reader, writer, self._ports.context, journal=journal, base=base, label=label
+                )
+            finally:
+                journal.close()
+        finally:
+            reader.close()
+            writer.close()
+        self._ledger.save_block_map(disk_id, r.seq, _merged(base, report, lineage, writer.caps))
+        self._ledger.record(lambda m: disk_synced(m, disk_id, _figures(report)))
+
+    def _base_map(self, lineage: Lineage) -> BlockMap | None:
+        base = self._ledger.now.base(lineage.disk_id)
+        if lineage.parent is None or base is None:
+            return None
+        return self._ledger.block_map(lineage.disk_id, base.seq)
+
+    def _say_resumed(self, disk_id: str, journal: SyncJournal, caps: WriterCaps) -> None:
+        if not journal.resumed_blocks:
+            return
+        there = journal.resumed_blocks * caps.block_size
+        text = f"disk {disk_id}: resuming, {format_size(there)} already there and verified"
+        facts = (("disk", disk_id), ("bytes", there))
+        self._ports.context.sink(Noted(Note.RESUMED, text, facts))
+
+    def make_durable(self) -> None:
+        """Book the point as the new base; only now may anything older be let go (I4)."""
+        self._ledger.record(round_durable)
+
+    def close_point(self) -> None:
+        """Let the source forget everything before the point."""
+        r = _round(self._ledger.now)
+        self._retry.call(lambda: self._ports.hypervisor.commit_point(r.seq))
+        tracking = self._retry.call(self._ports.hypervisor.tracking)
+        dirty = sum(t.dirty_bytes for t in tracking if t.since == r.seq)
+        at = self._ports.context.clock.now().timestamp()
+        record = round_record(r, at=at, dirty_after_bytes=dirty)
+        self._ledger.record(lambda m: round_closed(m, record))
+        self._ledger.tidy()
+        text = (
+            f"round {r.seq}: durable, {format_size(record.sent_bytes)} sent of "
+            f"{format_size(record.dirty_bytes)} dirty; {format_size(dirty)} changed meanwhile"
+        )
+        self._ports.context.sink(Noted(Note.ROUND, text, (("seq", r.seq), ("dirty_after", dirty))))
+
+    def abort(self) -> None:
+        """Merge the bitmaps back and give up what was begun: as if the round had never been."""
+        r = _round(self._ledger.now)
+        self._retry.call(lambda: self._ports.hypervisor.abort_point(r.seq))
+        self._ledger.record(round_aborted)
+        self._ledger.tidy()
+
+    def remove_garbage(self) -> None:
+        """Delete snapshots that nothing needs any more."""
+        for snapshot_id in self._ledger.now.garbage:
+            self._retry.call(partial(self._ports.cloud.delete_snapshot, snapshot_id))
+            self._ledger.record(partial(garbage_removed, snapshot_id=snapshot_id))
+
+
+def _round(m: Migration) -> Round:
+    if m.round is None:
+        raise ValueError("no round is under way")
+    return m.round
+
+
+def _merged(
+    base: BlockMap | None, report: SyncReport, lineage: Lineage, caps: WriterCaps
+) -> BlockMap:
+    if base is not None and lineage.mode is not Mode.FULL:
+        return base.overlay(report.blocks)
+    fresh = caps.unwritten is Unwritten.ZERO
+    empty = BlockMap(report.blocks.blocks, report.blocks.block_size, absent_is_zero=fresh)
+    return empty.overlay(report.blocks)
+
+
+def _figures(report: SyncReport) -> DiskFigures:
+    p = report.progress
+    return DiskFigures(
+        p.done, p.read, p.sent, p.unchanged, p.resumed, report.seconds, report.retries
+    )

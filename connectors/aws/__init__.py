@@ -1,0 +1,1 @@
+"""AWS as a target: EBS snapshots written block by block, images, machines."""

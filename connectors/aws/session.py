@@ -1,0 +1,130 @@
+"""SDK clients from standard AWS configuration, with every retry of the SDK switched off."""
+
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import boto3
+from botocore.config import Config
+
+from connectors.aws.errors import aws_call
+from connectors.aws.spec import AwsSpec
+
+if TYPE_CHECKING:
+    from mypy_boto3_ebs import EBSClient
+    from mypy_boto3_ec2 import EC2Client
+    from mypy_boto3_kms import KMSClient
+    from mypy_boto3_service_quotas import ServiceQuotasClient
+    from mypy_boto3_sts import STSClient
+
+_SPARE_CONNECTIONS = 4  # polls and listings beside the block writers
+
+
+def client_config(spec: AwsSpec) -> Config:
+    """The SDK's settings: one attempt, explicit timeouts, a connection for every worker.
+
+    ``total_max_attempts`` of 1 because repeating calls is ``sealift.retry``'s alone; set
+    explicitly because the SDK's default differs between releases and environments.
+    """
+    return Config(
+        retries={"total_max_attempts": 1, "mode": "standard"},
+        connect_timeout=spec.connect_timeout_seconds,
+        read_timeout=spec.read_timeout_seconds,
+        max_pool_connections=spec.concurrency + _SPARE_CONNECTIONS,
+        tcp_keepalive=True,
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+        user_agent_extra="sealift/0.1",
+    )
+
+
+@dataclass
+class AwsClients:
+    """One client per service, made at first use, safe in any number of threads.
+
+    Raises (at first use of each):
+        ConfigError: no region, no such profile, malformed configuration.
+    """
+
+    spec: AwsSpec
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _session: boto3.Session | None = None
+    _ebs: "EBSClient | None" = None
+    _ec2: "EC2Client | None" = None
+    _sts: "STSClient | None" = None
+    _kms: "KMSClient | None" = None
+    _quotas: "ServiceQuotasClient | None" = None
+
+    @property
+    def region(self) -> str:
+        """The region in use."""
+        return self.ec2.meta.region_name
+
+    @property
+    def ebs(self) -> "EBSClient":
+        """EBS direct APIs."""
+        with self._lock, aws_call("ebs client"):
+            if self._ebs is None:
+                self._ebs = self._opened().client(
+                    "ebs", endpoint_url=self.spec.endpoint, config=self._config
+                )
+            return self._ebs
+
+    @property
+    def ec2(self) -> "EC2Client":
+        """EC2."""
+        with self._lock, aws_call("ec2 client"):
+            if self._ec2 is None:
+                self._ec2 = self._opened().client(
+                    "ec2", endpoint_url=self.spec.endpoint, config=self._config
+                )
+            return self._ec2
+
+    @property
+    def sts(self) -> "STSClient":
+        """Who we are."""
+        with self._lock, aws_call("sts client"):
+            if self._sts is None:
+                self._sts = self._opened().client(
+                    "sts", endpoint_url=self.spec.endpoint, config=self._config
+                )
+            return self._sts
+
+    @property
+    def kms(self) -> "KMSClient":
+        """Keys."""
+        with self._lock, aws_call("kms client"):
+            if self._kms is None:
+                self._kms = self._opened().client(
+                    "kms", endpoint_url=self.spec.endpoint, config=self._config
+                )
+            return self._kms
+
+    @property
+    def quotas(self) -> "ServiceQuotasClient":
+        """Service Quotas."""
+        with self._lock, aws_call("service-quotas client"):
+            if self._quotas is None:
+                self._quotas = self._opened().client(
+                    "service-quotas", endpoint_url=self.spec.endpoint, config=self._config
+                )
+            return self._quotas
+
+    def close(self) -> None:
+        """Free pooled connections; clients are made anew when used again."""
+        with self._lock:
+            for client in (self._ebs, self._ec2, self._sts, self._kms, self._quotas):
+                if client is not None:
+                    client.close()
+            self._ebs = self._ec2 = self._sts = self._kms = self._quotas = None
+
+    @property
+    def _config(self) -> Config:
+        return client_config(self.spec)
+
+    def _opened(self) -> boto3.Session:
+        if self._session is None:
+            self._session = boto3.Session(
+                profile_name=self.spec.profile, region_name=self.spec.region
+            )
+        return self._session

@@ -1,0 +1,175 @@
+"""Blocks on disk: what a snapshot wrote, and what it shares with its parents.
+
+Nothing is copied when a snapshot becomes a parent or a volume is made from it: both hold
+references to the same immutable layers, and a layer's file goes when its last holder does.
+Memory: about 170 bytes per written block (index and digest), no block data.
+"""
+
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+from sandbox.aws.digests import sha256
+
+BLOCK_BYTES = 524_288
+"""Size of every block (EBS direct API reference, ``BlockSize``)."""
+BLOCKS_PER_GIB = 1024**3 // BLOCK_BYTES
+_ZERO_BLOCK = bytes(BLOCK_BYTES)
+
+
+class Layer:
+    """The blocks that one snapshot wrote, in one sparse file.
+
+    Block ``i`` is at offset ``i * BLOCK_BYTES``. Writers of different indices may run at
+    the same time; two writers of one index must be kept apart by the caller. Immutable
+    once its snapshot is complete.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._digests: dict[int, bytes] = {}
+        self._holders = 1
+        self._lock = threading.Lock()
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+
+    def __contains__(self, index: int) -> bool:
+        return index in self._digests
+
+    @property
+    def count(self) -> int:
+        """How many blocks were written."""
+        return len(self._digests)
+
+    def indices(self) -> list[int]:
+        """Indices written, in no order."""
+        return list(self._digests)
+
+    def digest(self, index: int) -> bytes:
+        """Raw SHA-256 of the block as stored."""
+        return self._digests[index]
+
+    def store(self, index: int, data: bytes, digest: bytes) -> None:
+        """Write the block, over what was there.
+
+        A zero block that was never written stays a hole in the file: it takes no disk
+        space and reads back as zeroes.
+        """
+        if index in self._digests or data != _ZERO_BLOCK:
+            self._write(data, index * BLOCK_BYTES)
+        self._digests[index] = digest
+
+    def _write(self, data: bytes, offset: int) -> None:
+        handle = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            view = memoryview(data)
+            while view:
+                done = os.pwrite(handle, view, offset)
+                view, offset = view[done:], offset + done
+        finally:
+            os.close(handle)
+
+    def read(self, index: int) -> bytes:
+        """The block's content; ``KeyError`` when it was never written."""
+        if index not in self._digests:
+            raise KeyError(index)
+        handle = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            data = os.pread(handle, BLOCK_BYTES, index * BLOCK_BYTES)
+        finally:
+            os.close(handle)
+        return data.ljust(BLOCK_BYTES, b"\0")  # past the end of a sparse file: zeroes
+
+    def linear_checksum(self) -> bytes:
+        """SHA-256 over the raw block digests in ascending index order (method LINEAR)."""
+        return sha256(b"".join(self._digests[i] for i in sorted(self._digests)))
+
+    def retain(self) -> None:
+        """One more holder."""
+        with self._lock:
+            self._holders += 1
+
+    def release(self) -> None:
+        """One holder less; the last one takes the file along."""
+        with self._lock:
+            self._holders -= 1
+            if self._holders == 0:
+                self._path.unlink(missing_ok=True)
+                self._digests = {}
+
+
+class BlockMap:
+    """The content of a snapshot or a volume: its own layer over those of its parents.
+
+    Holds every layer until ``close()``.
+    """
+
+    def __init__(self, layers: tuple[Layer, ...]) -> None:
+        self._layers = layers
+        self._order: list[int] | None = None
+
+    def share(self) -> tuple[Layer, ...]:
+        """The layers, newest first, each retained once more for the caller."""
+        for layer in self._layers:
+            layer.retain()
+        return self._layers
+
+    def find(self, index: int) -> Layer | None:
+        """The layer that holds the block, or ``None`` where nobody ever wrote."""
+        return next((layer for layer in self._layers if index in layer), None)
+
+    def ordered(self) -> list[int]:
+        """All written indices in ascending order; only for a map that no longer changes."""
+        if self._order is None:
+            self._order = sorted({i for layer in self._layers for i in layer.indices()})
+        return self._order
+
+    def close(self) -> None:
+        """Give up every layer; harmless when repeated."""
+        layers, self._layers, self._order = self._layers, (), None
+        for layer in layers:
+            layer.release()
+
+
+def noise(volume_id: str, index: int) -> bytes:
+    """What an encrypted volume reads where nobody wrote: zeroes, decrypted.
+
+    Deterministic for a volume and index, so that two exports agree.
+    """
+    key = sha256(f"noise:{volume_id}".encode())
+    mode = modes.CTR(index.to_bytes(8, "big") + bytes(8))
+    return Cipher(algorithms.AES(key), mode).encryptor().update(_ZERO_BLOCK)
+
+
+def export(blocks: BlockMap, size_bytes: int, noise_of: str | None, path: Path) -> int:
+    """Write the content as a sparse raw file, which must not exist; return written blocks.
+
+    Args:
+        blocks: the content; must not change meanwhile.
+        size_bytes: length of the file.
+        noise_of: volume id when absent blocks read as noise, ``None`` when as zeroes.
+        path: the file; made with mode 0600, left behind incomplete on an error.
+    """
+    handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+    with os.fdopen(handle, "wb", buffering=0) as output:
+        output.truncate(size_bytes)
+        count = 0
+        for index, data in _content(blocks, size_bytes // BLOCK_BYTES, noise_of):
+            output.seek(index * BLOCK_BYTES)
+            output.write(data)
+            count += 1
+    return count
+
+
+def _content(blocks: BlockMap, end_index: int, noise_of: str | None) -> Iterator[tuple[int, bytes]]:
+    wanted = blocks.ordered() if noise_of is None else range(end_index)
+    for index in wanted:
+        layer = blocks.find(index)
+        if layer is not None:
+            data = layer.read(index)
+            if noise_of is not None or data != _ZERO_BLOCK:
+                yield index, data
+        elif noise_of is not None:
+            yield index, noise(noise_of, index)

@@ -1,0 +1,37 @@
+"""Shared by all tests: evidence lines, which the end of a run shows.
+
+A suite that counts something takes the ``evidence`` fixture and says what it found::
+
+    evidence("kill points", "144, unequal: 0")
+
+and the run ends with ``evidence: kill points: 144, unequal: 0``.
+"""
+
+from collections.abc import Callable
+
+import pytest
+
+Evidence = Callable[[str, str], None]
+_LINES = pytest.StashKey[dict[str, str]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_LINES] = {}
+
+
+@pytest.fixture(scope="session")
+def evidence(pytestconfig: pytest.Config) -> Evidence:
+    """Collects ``(name, figures)``; a name that comes again replaces its line."""
+    lines = pytestconfig.stash[_LINES]
+
+    def collect(name: str, figures: str) -> None:
+        lines[name] = figures
+
+    return collect
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    for name, figures in config.stash[_LINES].items():
+        terminalreporter.write_line(f"evidence: {name}: {figures}")

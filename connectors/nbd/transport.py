@@ -1,0 +1,213 @@
+"""One socket with a deadline on everything.
+
+Every wait is cut into slices, so that a stop, an ``abort`` from another thread and the
+deadline are seen within one slice. The deadline is over a whole request: a server that
+trickles single bytes does not extend it.
+"""
+
+import socket
+import ssl
+import threading
+
+from connectors.nbd.address import NbdAddress, UnixAddress
+from sealift.cancel import CancelToken
+from sealift.clock import Clock
+from sealift.errors import ConnectionLostError, SourceError
+
+_SLICE_SECONDS = 0.2  # how long a stop may go unseen by a waiting thread
+
+
+class Transport:
+    """A connected stream socket, plain or TLS. One thread at a time, except ``abort``.
+
+    Args:
+        sock: connected; owned from here on.
+        peer: for messages.
+        clock: time.
+        cancel: looked at in every slice.
+    """
+
+    def __init__(self, sock: socket.socket, peer: str, clock: Clock, cancel: CancelToken) -> None:
+        sock.settimeout(_SLICE_SECONDS)
+        self._sock = sock
+        self._peer = peer
+        self._clock = clock
+        self._cancel = cancel
+        self._deadline = 0.0
+        self._allowed_seconds = 0.0
+        self._aborted = False
+        self._lock = threading.Lock()
+
+    def arm(self, seconds: float) -> None:
+        """Everything until the next ``arm`` has to end within ``seconds``."""
+        self._allowed_seconds = seconds
+        self._deadline = self._clock.monotonic() + seconds
+        self._check()
+
+    def receive_into(self, view: memoryview) -> None:
+        """Fill the whole view.
+
+        Raises:
+            ConnectionLostError: the peer closed, reset, or took too long.
+            StoppedError: a stop was asked for.
+        """
+        position, wanted = 0, len(view)
+        while position < wanted:
+            try:
+                received = self._sock.recv_into(view[position:])
+            except TimeoutError:
+                self._check()
+                continue
+            except OSError as error:
+                raise self._lost(error) from error
+            if received == 0:
+                raise self._lost(None)
+            position += received
+            self._check()
+
+    def receive(self, count: int) -> bytes:
+        """Exactly ``count`` bytes; the caller bounds ``count``."""
+        data = bytearray(count)
+        self.receive_into(memoryview(data))
+        return bytes(data)
+
+    def send(self, *parts: bytes | memoryview) -> None:
+        """Send all parts, without joining them; raises as ``receive_into`` does."""
+        pending = [memoryview(part) for part in parts if len(part)]
+        while pending:
+            sent = self._send_some(pending)
+            while pending and sent >= len(pending[0]):
+                sent -= len(pending.pop(0))
+            if pending:
+                pending[0] = pending[0][sent:]
+            self._check()
+
+    def start_tls(self, context: ssl.SSLContext, server_name: str) -> None:
+        """Turn the connection into a verified TLS connection.
+
+        Raises:
+            SourceError: the server's certificate is not acceptable, or it refused ours.
+            ConnectionLostError, StoppedError: as ``receive_into``.
+        """
+        with self._lock:
+            secure = context.wrap_socket(
+                self._sock, server_hostname=server_name, do_handshake_on_connect=False
+            )
+            secure.settimeout(_SLICE_SECONDS)
+            self._sock = secure
+        while True:
+            try:
+                secure.do_handshake()
+            except TimeoutError:
+                self._check()
+                continue
+            except OSError as error:
+                raise self._lost(error) from error
+            return
+
+    def abort(self) -> None:
+        """End it from any thread; who waits in it gets ``ConnectionLostError``."""
+        self._aborted = True
+        with self._lock:
+            _shut_down(self._sock)
+
+    def close(self) -> None:
+        """Close the socket; idempotent."""
+        with self._lock:
+            self._sock.close()
+
+    def _send_some(self, pending: list[memoryview]) -> int:
+        try:
+            if isinstance(self._sock, ssl.SSLSocket):
+                return self._sock.send(pending[0])
+            return self._sock.sendmsg(pending)
+        except TimeoutError:
+            return 0
+        except OSError as error:
+            raise self._lost(error) from error
+
+    def _check(self) -> None:
+        self._cancel.check()
+        if self._aborted:
+            raise ConnectionLostError(f"the connection to {self._peer} was aborted")
+        if self._clock.monotonic() > self._deadline:
+            raise ConnectionLostError(
+                f"{self._peer} did not finish its answer within {self._allowed_seconds:g} s",
+                next_step="check the server's load and the network",
+            )
+
+    def _lost(self, error: OSError | None) -> SourceError | ConnectionLostError:
+        self._check()
+        if isinstance(error, ssl.SSLError) and not isinstance(
+            error, ssl.SSLEOFError | ssl.SSLZeroReturnError
+        ):
+            return _tls_failure(self._peer, error)
+        reason = "closed the connection" if error is None else f"connection lost: {error}"
+        return ConnectionLostError(f"{self._peer}: {reason}")
+
+
+def connect(
+    address: NbdAddress, clock: Clock, cancel: CancelToken, timeout_seconds: float
+) -> Transport:
+    """Open a socket to ``address``; the first ``arm`` is the caller's.
+
+    Raises:
+        ConnectionLostError: nobody answers there now.
+        SourceError: the place cannot exist or may not be entered.
+    """
+    try:
+        sock = _open(address, timeout_seconds)
+    except (OSError, ValueError) as error:
+        if _is_permanent(error):
+            raise SourceError(
+                f"no NBD server at {address}: {error}", next_step="check address and permissions"
+            ) from error
+        raise ConnectionLostError(f"cannot connect to {address}: {error}") from error
+    return Transport(sock, str(address), clock, cancel)
+
+
+def _is_permanent(error: OSError | ValueError) -> bool:
+    if isinstance(error, socket.gaierror):
+        return error.errno != socket.EAI_AGAIN
+    return isinstance(error, FileNotFoundError | PermissionError | ValueError) or (
+        isinstance(error, OSError) and error.errno is None  # "AF_UNIX path too long"
+    )
+
+
+def _open(address: NbdAddress, timeout_seconds: float) -> socket.socket:
+    if isinstance(address, UnixAddress):
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.settimeout(timeout_seconds)
+            sock.connect(str(address.path))
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+    sock = socket.create_connection((address.host, address.port), timeout_seconds)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock
+
+
+def _shut_down(sock: socket.socket) -> None:
+    """Wake who waits in the socket.
+
+    Not ``SSLSocket.shutdown``: that one drops the TLS state first, and a waiting thread
+    would take what still arrives for plain text.
+    """
+    try:
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)
+    except OSError:
+        return
+
+
+def _tls_failure(peer: str, error: ssl.SSLError) -> SourceError:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return SourceError(
+            f"the certificate of {peer} is not acceptable: {error.verify_message}",
+            next_step="check the server's certificate, the authority file and the server name",
+        )
+    return SourceError(
+        f"TLS with {peer} failed: {error.reason or error}",
+        next_step="check that the server accepts our certificate and TLS 1.2 or newer",
+    )

@@ -115,6 +115,7 @@ class _Sync:
         self._booking = threading.Lock()
         self._unflushed: list[tuple[int, bytes]] = []
         self._unflushed_bytes = 0
+        self._written_since_flush = False
         self._retrier = context.retrier()
         self._written = (
             journal.blocks
@@ -163,7 +164,7 @@ class _Sync:
 
     def _work(self, op: Op) -> None:
         if op.action is Action.ZERO and self._caps.native_zero:
-            self._retrier.call(lambda: self._writer.zero(op.start, op.length))
+            self._retrier.call(lambda: self._writer.zero(op.start, self._padded(op)))
             self._finished(op.start, op.length, None)
             return
         buffer = self._pool.take()
@@ -240,6 +241,7 @@ class _Sync:
 
     def _finished(self, offset: int, length: int, digests: list[bytes] | None) -> None:
         """Book a durable range; for writers that need a flush, book it after the next one."""
+        self._written_since_flush = True
         if self._digests:
             self._book(offset, length, digests)
         self._meter.add(done=length)
@@ -248,7 +250,8 @@ class _Sync:
         block = self._caps.block_size
         starts = range(offset, offset + length, block)
         if digests is None:
-            digests = [zero_digest(min(block, offset + length - at)) for at in starts]
+            end = offset + self._padded(Op(Action.ZERO, offset, length))
+            digests = [zero_digest(min(block, end - at)) for at in starts]
         booked = [(at // block, digest) for at, digest in zip(starts, digests, strict=True)]
         with self._booking:
             if self._journal is None:
@@ -263,8 +266,14 @@ class _Sync:
                     self._checkpoint()
 
     def _checkpoint(self) -> None:
-        """Flush, and only then book what was written before the flush."""
-        self._retrier.call(self._writer.flush)
+        """Flush, and only then book what was written before the flush.
+
+        Without a write since the last flush there is nothing to do; a target that an
+        earlier run committed already would refuse it.
+        """
+        due, self._written_since_flush = self._written_since_flush, False
+        if due and not self._caps.durable_writes:
+            self._retrier.call(self._writer.flush)
         if self._journal is not None and self._unflushed:
             self._journal.record(self._unflushed)
         self._unflushed, self._unflushed_bytes = [], 0

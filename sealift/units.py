@@ -10,6 +10,10 @@ TiB = 1024 * GiB
 _SUFFIXES = {"": 1, "B": 1, "K": KiB, "M": MiB, "G": GiB, "T": TiB}
 _SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:iB|B)?\s*$", re.IGNORECASE)
 
+_NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[+-]?\d+)?")
+_DURATION_PART = re.compile(rf"({_NUMBER.pattern})(ms|min|s|m|h|d)")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86_400.0}
+
 
 def parse_size(text: str) -> int:
     """Bytes of ``"64K"``, ``"1.5 GiB"`` or ``"4096"``; suffixes are powers of 1024.
@@ -21,6 +25,39 @@ def parse_size(text: str) -> int:
     if not match:
         raise ValueError(f"{text!r} is not a size: write for example 512, 64K, 10MiB or 1.5G")
     return int(float(match[1]) * _SUFFIXES[match[2].upper()])
+
+
+def exact_size(size_bytes: int) -> str:
+    """``"10MiB"``, ``"4097"``: shortest text that ``parse_size`` reads back as the same number."""
+    for unit, name in ((TiB, "TiB"), (GiB, "GiB"), (MiB, "MiB"), (KiB, "KiB")):
+        if size_bytes and size_bytes % unit == 0:
+            return f"{size_bytes // unit}{name}"
+    return str(size_bytes)
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of ``"30s"``, ``"500ms"``, ``"1h30min"``, ``"2 d"`` or ``"12.5"``.
+
+    Raises:
+        ValueError: the text is not a duration.
+    """
+    compact = "".join(text.split()).lower()
+    if _NUMBER.fullmatch(compact):
+        return float(compact)
+    parts = _DURATION_PART.findall(compact)
+    if not parts or "".join(number + unit for number, unit in parts) != compact:
+        raise ValueError(
+            f"{text!r} is not a duration: write for example 500ms, 30s, 5min or 1h30min"
+        )
+    return sum(float(number) * _SECONDS[unit] for number, unit in parts)
+
+
+def exact_duration(seconds: float) -> str:
+    """``"30s"``, ``"2min"``: text that ``parse_duration`` reads back as the same number."""
+    for unit, name in ((86_400, "d"), (3600, "h"), (60, "min")):
+        if seconds and seconds % unit == 0:
+            return f"{seconds / unit:.0f}{name}"
+    return f"{seconds:.0f}s" if seconds == int(seconds) else f"{seconds!r}s"
 
 
 def format_size(size_bytes: float) -> str:

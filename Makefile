@@ -1,0 +1,63 @@
+# Every target installs what it needs and says so. Debian and Ubuntu; others: see docs/install.md.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV_VERSION := 0.13.9
+APT_PACKAGES := qemu-system-x86 qemu-utils seabios ovmf nbdkit libnbd-bin strace \
+	syslinux syslinux-common mtools dosfstools fdisk e2fsprogs binutils \
+	systemd-boot-efi gcc libc6-dev python3-venv
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+
+.PHONY: help setup system demo test test-fast check bench lock clean
+
+help: ## Show this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+system: ## Install the system packages that are missing (apt)
+	@missing=""; for p in $(APT_PACKAGES); do \
+		dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$p"; \
+	done; \
+	if [ -n "$$missing" ]; then \
+		command -v apt-get >/dev/null || { echo "sealift: please install:$$missing" >&2; exit 1; }; \
+		echo "sealift: installing system packages:$$missing"; \
+		$(SUDO) apt-get update -qq && \
+		DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	fi
+
+$(VENV)/.installed: requirements.lock pyproject.toml
+	@echo "sealift: installing the Python packages of requirements.lock into $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install -q --disable-pip-version-check uv==$(UV_VERSION)
+	@$(BIN)/uv pip install -q --python $(BIN)/python --require-hashes -r requirements.lock
+	@$(BIN)/uv pip install -q --python $(BIN)/python --no-deps -e .
+	@touch $@
+
+setup: system $(VENV)/.installed ## Install everything, system packages too
+
+demo: setup ## Move a live VM to an offline AWS, cut over, boot what landed
+	@$(BIN)/sealift demo
+
+test: setup ## Run every test (about 10 minutes on 2 cores)
+	@$(BIN)/pytest
+
+test-fast: setup ## Run the tests that need neither guest, sandbox nor Prefect
+	@$(BIN)/pytest -m "not guest and not sandbox and not prefect"
+
+check: setup ## Lint, type-check and check the layers
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+bench: setup ## Measure the hot paths against peers in the same run
+	@for b in benchmarks/*.py; do $(BIN)/python $$b || exit 1; done
+
+lock: setup ## Resolve requirements.lock anew
+	@$(BIN)/uv pip compile -q --generate-hashes --no-emit-index-url --no-emit-find-links \
+		--no-header --no-annotate --all-extras pyproject.toml -o requirements.lock
+
+clean: ## Remove the environment and caches of this checkout
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache demo-output

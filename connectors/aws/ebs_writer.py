@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from connectors.aws.block_lists import BLOCK_BYTES
 from connectors.aws.errors import MissingError, aws_call, code_of, field_of
 from connectors.aws.snapshots import Snapshots
 from connectors.aws.tags import SEALED
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
     from mypy_boto3_ebs import EBSClient
 
 log = logging.getLogger(__name__)
-
-BLOCK_BYTES = 524_288
-"""Block size of the EBS direct API, always (API reference, ``BlockSize``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,15 +216,18 @@ class EbsSnapshotWriter:
         self._waiter.until(completed, timeout_seconds, f"completing snapshot {self._id}")
 
     def _check_seal(self, total: _Total) -> None:
-        facts = self._snapshots.facts(self._id)
-        sealed = facts.tags.get(SEALED, "") if facts else ""
-        if sealed != total.tag:
+        def sealed() -> str | None:
+            facts = self._snapshots.facts(self._id)
+            return facts.tags.get(SEALED) if facts else None
+
+        found = self._waiter.until(sealed, VISIBLE_SECONDS, f"the seal of snapshot {self._id}")
+        if found != total.tag:
             raise IntegrityError(
                 f"snapshot {self._id} was completed over other blocks than this run wrote",
                 next_step="keep the journal and start this disk again with a full copy",
                 snapshot_id=self._id,
                 expected=total.tag,
-                found=sealed,
+                found=found,
             )
 
     def _not_there(self, error: MissingError) -> TargetError | TransientError:

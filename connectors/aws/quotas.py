@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from connectors.aws.ebs_writer import BLOCK_BYTES
+from connectors.aws.block_lists import BLOCK_BYTES
 from connectors.aws.errors import aws_call, field_of
 from connectors.aws.session import AwsClients
 from sealift.errors import CredentialsError, TargetError, TransientError

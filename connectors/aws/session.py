@@ -1,14 +1,16 @@
 """SDK clients from standard AWS configuration, with every retry of the SDK switched off."""
 
+import re
 import threading
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import boto3
 from botocore.config import Config
 
 from connectors.aws.errors import aws_call
 from connectors.aws.spec import AwsSpec
+from sealift.errors import TransientError
 
 if TYPE_CHECKING:
     from mypy_boto3_ebs import EBSClient
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from mypy_boto3_service_quotas import ServiceQuotasClient
     from mypy_boto3_sts import STSClient
 
+_ROOT_ELEMENT = re.compile(rb"\s*(?:<\?[^>]*\?>\s*)?<(\w+)")
 _SPARE_CONNECTIONS = 4  # polls and listings beside the block writers
 
 
@@ -36,6 +39,22 @@ def client_config(spec: AwsSpec) -> Config:
         response_checksum_validation="when_required",
         user_agent_extra="sealift/0.1",
     )
+
+
+def refuse_strangers(*, http_response: Any, model: Any, **_: object) -> None:
+    """Take a success status only around the document that EC2 sends for this action.
+
+    Many EC2 answers say nothing but "done". The SDK takes any success status for that, an
+    error document or a proxy's page in the body included.
+
+    Raises:
+        TransientError: the body is something else; unknown whether the call took effect.
+    """
+    if http_response.status_code >= 300:
+        return
+    root = _ROOT_ELEMENT.match(http_response.content)
+    if root is None or root[1].decode() != f"{model.name}Response":
+        raise TransientError(f"ec2:{model.name}: a success status without EC2's answer")
 
 
 @dataclass
@@ -78,6 +97,7 @@ class AwsClients:
                 self._ec2 = self._opened().client(
                     "ec2", endpoint_url=self.spec.endpoint, config=self._config
                 )
+                self._ec2.meta.events.register("after-call.ec2", refuse_strangers)
             return self._ec2
 
     @property

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from connectors.aws.ebs_reader import EbsSnapshotReader
 from connectors.aws.ebs_writer import EbsSnapshotWriter
 from connectors.aws.errors import MissingError, aws_call, field_of
 from connectors.aws.image import Images, snapshot_ids
@@ -17,6 +18,7 @@ from sealift.cancel import CancelToken
 from sealift.clock import Clock
 from sealift.disk import DiskWriter
 from sealift.endpoints import Check, Health, SnapshotRef, SnapshotState, SourceVm, VmDisk
+from sealift.errors import PointLostError
 from sealift.ratelimit import RateLimit
 
 if TYPE_CHECKING:
@@ -84,6 +86,23 @@ class AwsTarget:
             put_limit=self._put_limit,
             concurrency=self._spec.concurrency,
             complete_timeout_seconds=self._spec.complete_timeout_seconds,
+        )
+
+    def reader(self, ref: SnapshotRef, base: SnapshotRef | None = None) -> EbsSnapshotReader:
+        """A completed snapshot as a disk, incremental with a base of its lineage.
+
+        Raises:
+            PointLostError: there is no such snapshot.
+        """
+        facts = self._snapshots.facts(ref.id)
+        if facts is None:
+            raise PointLostError(f"snapshot {ref.id} is gone", snapshot_id=ref.id)
+        return EbsSnapshotReader(
+            self.clients.ebs,
+            ref.id,
+            facts.size,
+            encrypted=facts.encrypted,
+            base_id=base.id if base else None,
         )
 
     def delete_snapshot(self, snapshot_id: str) -> None:

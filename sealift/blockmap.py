@@ -91,7 +91,7 @@ class BlockMap:
         body = b"".join(
             _PAGE_HEADER.pack(number) + bytes(self._pages[number]) for number in sorted(self._pages)
         )
-        check = hashlib.sha256(body).digest()
+        check = _check(self.blocks, self.block_size, self.absent_is_zero, body)
         return _HEADER.pack(_MAGIC, self.blocks, self.block_size, self.absent_is_zero, check) + body
 
     @classmethod
@@ -105,7 +105,7 @@ class BlockMap:
             raise LocalStateError("block map is cut short")
         magic, blocks, block_size, absent_is_zero, check = _HEADER.unpack_from(data)
         body = memoryview(data)[_HEADER.size :]
-        if magic != _MAGIC or hashlib.sha256(body).digest() != check:
+        if magic != _MAGIC or _check(blocks, block_size, absent_is_zero, body) != check:
             raise LocalStateError("block map is damaged or of an unknown version")
         result = cls(blocks, block_size, absent_is_zero=bool(absent_is_zero))
         step = _PAGE_HEADER.size + _PAGE_BLOCKS * DIGEST_BYTES
@@ -114,3 +114,9 @@ class BlockMap:
             result._pages[number] = bytearray(body[at + _PAGE_HEADER.size : at + step])
         result.known = sum(1 for _ in result.items())
         return result
+
+
+def _check(blocks: int, block_size: int, absent_is_zero: int, body: bytes | memoryview) -> bytes:
+    digest = hashlib.sha256(_HEADER.pack(_MAGIC, blocks, block_size, absent_is_zero, b""))
+    digest.update(body)
+    return digest.digest()

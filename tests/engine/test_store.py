@@ -1,0 +1,125 @@
+"""Local state: atomic, private, honest about damage, owned by one process."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sealift.blockmap import BlockMap
+from sealift.errors import LocalStateError, LockedError, OutOfSpaceError
+from sealift.store import FileStateStore, StateLock
+
+
+def test_values_survive_and_are_private(tmp_path: Path) -> None:
+    os.umask(0)
+    store = FileStateStore(tmp_path / "state")
+    store.save("a", b"one")
+    store.save("a", b"two")
+    assert FileStateStore(tmp_path / "state").load("a") == b"two"
+    assert (tmp_path / "state").stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / "state" / "a").stat().st_mode & 0o777 == 0o600
+    assert store.names() == {"a"}
+    store.delete("a")
+    store.delete("a")
+    assert store.load("a") is None
+
+
+def test_planted_links_are_refused(tmp_path: Path) -> None:
+    store = FileStateStore(tmp_path / "state")
+    (tmp_path / "state" / "a").symlink_to("/etc/passwd")
+    with pytest.raises(LocalStateError):
+        store.load("a")
+    (tmp_path / "state" / "b.new").symlink_to(tmp_path / "victim")
+    with pytest.raises(LocalStateError):
+        store.save("b", b"x")
+    assert not (tmp_path / "victim").exists()
+    (tmp_path / "link").symlink_to(tmp_path / "state")
+    with pytest.raises(LocalStateError):
+        FileStateStore(tmp_path / "link")
+
+
+@pytest.mark.parametrize("cut", range(1, 30))
+def test_a_torn_record_is_dropped_and_nothing_before_it(tmp_path: Path, cut: int) -> None:
+    store = FileStateStore(tmp_path)
+    log = store.log("j")
+    for payload in (b"first", b"second", b"third record"):
+        log.append(payload)
+    log.close()
+    path = tmp_path / "j"
+    path.write_bytes(path.read_bytes()[:-cut])
+    kept = list(store.log("j").records())
+    assert kept == [b"first", b"second", b"third record"][: len(kept)]
+    assert len(kept) == (2 if cut <= 20 else 1)
+
+
+def test_a_flipped_bit_ends_the_log(tmp_path: Path) -> None:
+    store = FileStateStore(tmp_path)
+    log = store.log("j")
+    log.append(b"first")
+    log.append(b"second")
+    log.close()
+    data = bytearray((tmp_path / "j").read_bytes())
+    data[-1] ^= 1
+    (tmp_path / "j").write_bytes(data)
+    reopened = store.log("j")
+    assert list(reopened.records()) == [b"first"]
+    reopened.append(b"again")
+    reopened.close()
+    assert list(store.log("j").records()) == [b"first", b"again"]
+
+
+def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = FileStateStore(tmp_path)
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    store.save("a", b"old")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutOfSpaceError, match="state a: No space left") as caught:
+        store.save("a", b"new")
+    assert caught.value.exit_code == 41
+    assert "run the same command again" in caught.value.next_step
+    assert store.load("a") == b"old"
+
+
+def test_second_owner_is_refused_by_name(tmp_path: Path) -> None:
+    store = FileStateStore(tmp_path)
+    first = StateLock(store.directory, "sealift replicate plan.yaml")
+    second = StateLock(store.directory, "sealift cutover")
+    with first, pytest.raises(LockedError, match=r"replicate plan.yaml \(process \d+\)"):
+        second.__enter__()
+    with StateLock(store.directory, "after"):
+        pass
+
+
+def test_the_lock_goes_with_its_process(tmp_path: Path) -> None:
+    FileStateStore(tmp_path)
+    code = (
+        "import os, pathlib, sys; from sealift.store import StateLock\n"
+        "StateLock(pathlib.Path(sys.argv[1]), 'victim').__enter__(); os.kill(os.getpid(), 9)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
+    assert done.returncode == -9
+    with StateLock(tmp_path, "next"):
+        pass
+
+
+def test_block_map_round_trip_and_damage() -> None:
+    blocks = BlockMap(10_000, 4096, absent_is_zero=True)
+    blocks[0], blocks[4096], blocks[9_999] = b"a" * 32, b"b" * 32, b"c" * 32
+    data = blocks.to_bytes()
+    again = BlockMap.from_bytes(data)
+    assert list(again.items()) == list(blocks.items())
+    assert len(again) == 3
+    assert again.absent_is_zero
+    assert again[5] == again[6] != again[0]
+    for at in (0, 10, 20, len(data) - 1):
+        damaged = bytearray(data)
+        damaged[at] ^= 0xFF
+        with pytest.raises(LocalStateError):
+            BlockMap.from_bytes(bytes(damaged))
+    with pytest.raises(LocalStateError):
+        BlockMap.from_bytes(data[:20])

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <termios.h>
 #include <unistd.h>
 
@@ -10,7 +11,7 @@ static void put(const char *text, int length, int screen_too)
 {
     static int screen = -2;
     if (screen == -2)
-        screen = open("/dev/tty0", O_WRONLY | O_NOCTTY);
+        screen = getenv("SCREEN") ? open(getenv("SCREEN"), O_WRONLY | O_NOCTTY) : -1;
     for (int done = 0, n; done < length; done += n)
         if ((n = (int)write(1, text + done, (size_t)(length - done))) < 0)
             break;

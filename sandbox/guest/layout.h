@@ -3,7 +3,8 @@
  * Each disk has a log file on ext4 (a ring of blocks that are overwritten in place, then the
  * records, appended), a bulk file on ext4, and a raw "churn" partition. A record is written
  * only after every earlier one is durable on both disks, and carries what was durable before
- * it. So the highest record found tells exactly what else has to be there.
+ * it and what is begun after it. So the highest record found tells exactly what else has to be
+ * there, and which few places may be in between.
  */
 #ifndef LAYOUT_H
 #define LAYOUT_H
@@ -31,18 +32,19 @@ struct head {
 };
 
 struct state {
-    uint64_t churn_ops;   /* operations 1..n are durable; n+1 may be under way */
-    uint64_t bulk_done;   /* generation that is durable */
-    uint64_t bulk_intent; /* generation that may be under way; equal to bulk_done when none is */
-    uint64_t bulk_blocks; /* blocks that generation bulk_done covers */
-    uint32_t bulk_kind;   /* what it put there */
-    uint32_t epoch;       /* how often writing was started on this disk */
+    uint64_t churn_done;   /* operations 1..n are durable */
+    uint64_t churn_intent; /* operation that may be under way; equal to churn_done when none is */
+    uint64_t bulk_done;    /* generation that is durable */
+    uint64_t bulk_intent;  /* generation that may be under way; equal to bulk_done when none is */
+    uint64_t bulk_blocks;  /* blocks that generation bulk_done covers */
+    uint32_t bulk_kind;    /* what it put there */
+    uint32_t epoch;        /* how often writing was started on this disk */
 };
 
 struct record {
     struct head head;
     struct state state;
-    uint8_t filler[48];
+    uint8_t filler[40];
     uint64_t sum;
 };
 
@@ -82,6 +84,25 @@ int all_zero(const void *data, int length);
 
 /* scan.c: reads only. */
 int scan_disk(struct disk *disk, struct verdict *verdict);
+
+/* work.c: writes and judges; an error stops the writing and is said. */
+extern struct disk disks[2];
+extern int disk_count;      /* how many there should be */
+extern int writing;
+extern uint64_t acked;      /* records 1..n are durable on every disk */
+extern uint64_t next_record;
+extern uint64_t churn_every; /* records per operation on the raw partition; 0 for none */
+
+void open_disk(int index, char **paths);
+void report(void);
+void start_writing(void);
+void stop_writing(void);
+void write_next(void);
+int record_is_wanted(void); /* at once, whatever the rate is */
+void start_operations(uint64_t count);
+void start_bulk(enum bulk kind, uint64_t size, char letter);
+int bulk_is_under_way(void);
+void write_bulk(void);
 
 /* console.c: one line on the serial console; with `screen_too` also where a screenshot sees it. */
 void quiet_console(void);

@@ -19,7 +19,7 @@ from sealift.errors import ToolError
 
 _KERNEL = "linux-image-cloud-amd64"
 _HERE = Path(__file__).parent
-_WRITER_SOURCES = ("writer.c", "scan.c", "layout.c", "console.c", "layout.h")
+_WRITER_SOURCES = ("writer.c", "work.c", "scan.c", "layout.c", "console.c", "layout.h")
 
 
 @dataclass(frozen=True, slots=True)

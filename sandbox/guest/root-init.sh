@@ -22,6 +22,7 @@ fi
 if [ "$($bb cat /sys/class/dmi/id/chassis_asset_tag)" = sealift-autostart ]; then
     export AUTOSTART=1
 fi
+export SCREEN=/dev/tty0 BUTTONS=/dev/input/event
 /bin/writer "$@"
 $bb sync
 $bb umount /data 2>/dev/null

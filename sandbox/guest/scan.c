@@ -118,10 +118,10 @@ static void judge_bulk(struct disk *disk, struct verdict *verdict, const struct 
 static void judge_churn(struct disk *disk, struct verdict *verdict, const struct block *block,
                         uint64_t index)
 {
-    uint64_t done = disk->state.churn_ops, slot = index / CHURN_BLOCKS;
+    uint64_t done = disk->state.churn_done, slot = index / CHURN_BLOCKS;
     uint64_t back = (done % CHURN_SLOTS + CHURN_SLOTS - 1 - slot) % CHURN_SLOTS;
-    if (slot == churn_slot(done + 1))
-        return; /* the next operation may be under way */
+    if (disk->state.churn_intent > done && slot == churn_slot(done + 1))
+        return;
     verdict->churn++;
     if (done <= back) /* the slot was never used */
         return;

@@ -1,0 +1,205 @@
+"""The main job on real input, with everything embedded and nothing simulated but AWS itself.
+
+A real guest writes numbered records and acknowledges each on its console. The commands
+of Sealift, run as a user runs them, replicate it in rounds to EBS snapshots of the
+sandbox, cut over, and the machine that EC2 launches is booted from what EBS holds.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import boto3
+from rich.console import Console
+
+from sandbox.aws.server import AwsSandbox
+from sandbox.boot import InstanceBooter
+from sandbox.guest.image import GuestSpec, build_guest
+from sandbox.guest.landing import Landed
+from sandbox.guest.machine import GuestMachine, MachineSpec
+from sealift.clock import SystemClock
+from sealift.endpoints import Firmware
+from sealift.errors import IntegrityError, SealiftError, ToolError
+from sealift.units import format_duration
+
+_PLAN = """\
+# The plan of the demonstration. The same file serves every command and the Prefect flows.
+migration: demo
+state_dir: {state}
+source:
+  qemu:
+    qmp: {qmp}
+    scratch_dir: {scratch}
+    scratch_limit: 2GiB
+target:
+  aws:
+    region: us-east-1
+    subnet: {subnet}
+    security_groups: [{group}]
+policy:
+  min_rounds: 3
+  downtime_budget: 60s
+  stop:
+    mode: {stop}
+limits:
+  bandwidth: 40MiB
+"""
+_RECORDS_PER_SECOND = 150
+_BURST = "48M"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What the demonstration showed."""
+
+    acknowledged: int
+    found: int
+    picture: Path
+
+    @property
+    def lost(self) -> int:
+        """Acknowledged records that are not on the landed disks."""
+        return self.acknowledged - self.found
+
+
+class Demo:
+    """One demonstration.
+
+    Args:
+        output: gets plan, picture, consoles and evidence.
+        firmware: of the guest.
+        say: prints a line.
+        prefect: run the rounds as a Prefect flow.
+    """
+
+    def __init__(
+        self, output: Path, firmware: Firmware, say: Callable[[str], None], *, prefect: bool
+    ) -> None:
+        self._output = output
+        self._firmware = firmware
+        self._say = say
+        self._prefect = prefect
+        self._clock = SystemClock()
+        self._plan = output / "plan.yaml"
+
+    def run(self) -> Outcome:
+        """Set up, migrate, cut over, boot, count.
+
+        Raises:
+            ToolError: a command of Sealift failed.
+            IntegrityError: a record is missing or damaged on the landed disks.
+        """
+        self._output.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="sealift-") as short:
+            work = Path(short)
+            self._title("A guest with two disks, built to boot by itself")
+            disks = build_guest(GuestSpec(self._firmware), work / "guest")
+            booter = InstanceBooter(work / "landed")
+            machine = GuestMachine(MachineSpec(disks, self._firmware, autostart=True), work / "vm")
+            with AwsSandbox(work / "aws", on_launch=booter) as sandbox, machine:
+                booter.sandbox = sandbox
+                return self._migrate(work, sandbox, machine, booter)
+
+    def _migrate(
+        self, work: Path, sandbox: AwsSandbox, machine: GuestMachine, booter: InstanceBooter
+    ) -> Outcome:
+        machine.wait_ready()
+        machine.command(f"rate {_RECORDS_PER_SECOND}")
+        machine.command(f"burst {_BURST}")
+        self._say(f"  guest is up and writes; acknowledged so far: {machine.acked()}")
+        environment = {**os.environ, **sandbox.environment()}
+        self._write_plan(work, machine, environment)
+        prefect = ["--prefect"] if self._prefect else []
+        self._command(environment, "preflight", str(self._plan))
+        self._command(environment, "plan", str(self._plan))
+        self._title("Pre-copy rounds while the guest keeps writing")
+        self._command(environment, "migrate", str(self._plan), *prefect)
+        self._say(f"  the guest never stopped; acknowledged so far: {machine.acked()}")
+        self._title("Cutover")
+        self._command(environment, "cutover", str(self._plan), "--no-rounds", "--yes")
+        self._command(environment, "status", str(self._plan))
+        return self._count(machine.acked(), machine, booter)
+
+    def _count(self, acknowledged: int, machine: GuestMachine, booter: InstanceBooter) -> Outcome:
+        self._title("What EC2 launched, booted from what EBS holds")
+        (landed,) = booter.landed.values()
+        picture = self._keep(landed, machine)
+        found = landed.found
+        self._say(
+            f"  booted on NVMe by its own boot loader in {format_duration(landed.ready_seconds)}; "
+            f"it says: {found.on_root} records on the root disk, {found.on_data} on the data "
+            f"disk, {found.holes} holes, {found.corrupt} corrupt, {found.stale} stale, one "
+            f"instant over both disks: {'yes' if found.in_step else 'NO'}"
+        )
+        self._say(f"  picture of its screen: {picture}")
+        if not found.intact:
+            raise IntegrityError("the landed disks are damaged", next_step=f"see {self._output}")
+        return Outcome(acknowledged, acknowledged - found.lost(acknowledged), picture)
+
+    def _keep(self, landed: Landed, machine: GuestMachine) -> Path:
+        picture = self._output / "landed-screen.png"
+        shutil.copyfile(landed.screenshot, picture)
+        (self._output / "landed-console.log").write_text(landed.console)
+        (self._output / "source-console.log").write_text(machine.console.text)
+        return picture
+
+    def _write_plan(self, work: Path, machine: GuestMachine, environment: dict[str, str]) -> None:
+        subnet, group = _network(environment)
+        text = _PLAN.format(
+            state=self._output / "state",
+            qmp=machine.qmp_path,
+            scratch=work,
+            subnet=subnet,
+            group=group,
+            stop="shutdown",
+        )
+        shutil.rmtree(self._output / "state", ignore_errors=True)
+        self._plan.write_text(text)
+
+    def _command(self, environment: dict[str, str], *arguments: str) -> None:
+        self._say(f"$ sealift {' '.join(arguments)}")
+        began = self._clock.monotonic()
+        command = [sys.executable, "-m", "flows.cli.main", *arguments]
+        done = subprocess.run(command, env=environment, check=False)
+        if done.returncode:
+            raise ToolError(f"sealift {arguments[0]} ended with exit code {done.returncode}")
+        self._say(f"  ({format_duration(self._clock.monotonic() - began)})")
+
+    def _title(self, text: str) -> None:
+        self._say(f"\n== {text}")
+
+
+def _network(environment: dict[str, str]) -> tuple[str, str]:
+    """A subnet and a security group of the sandbox's account."""
+    ec2 = boto3.client(
+        "ec2",
+        endpoint_url=environment["AWS_ENDPOINT_URL"],
+        region_name=environment["AWS_REGION"],
+        aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
+    )
+    subnet = ec2.describe_subnets()["Subnets"][0]["SubnetId"]
+    group = ec2.describe_security_groups()["SecurityGroups"][0]["GroupId"]
+    return subnet, group
+
+
+def run_demo(output: Path, *, firmware: Firmware = Firmware.BIOS, prefect: bool = True) -> int:
+    """Run the demonstration and print its last line; the exit code."""
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    try:
+        outcome = Demo(output, firmware, console.print, prefect=prefect).run()
+    except SealiftError as error:
+        console.print(f"sealift demo: {error.message}")
+        if error.next_step:
+            console.print(f"  next: {error.next_step}")
+        return error.exit_code
+    console.print(
+        f"records acknowledged: {outcome.acknowledged}, found on the landed disk: "
+        f"{outcome.found}, lost: {outcome.lost}"
+    )
+    return 0 if outcome.lost == 0 and outcome.acknowledged > 0 else IntegrityError.exit_code

@@ -2,7 +2,7 @@
 
 Nothing is copied when a snapshot becomes a parent or a volume is made from it: both hold
 references to the same immutable layers, and a layer's file goes when its last holder does.
-Memory: about 170 bytes per written block (index and digest), no block data.
+Memory: about 250 bytes per written block (index, place and digest), no block data.
 """
 
 import os
@@ -20,71 +20,67 @@ BLOCKS_PER_GIB = 1024**3 // BLOCK_BYTES
 _ZERO_BLOCK = bytes(BLOCK_BYTES)
 
 
-class Layer:
-    """The blocks that one snapshot wrote, in one sparse file.
+_NO_SLOT = -1
 
-    Block ``i`` is at offset ``i * BLOCK_BYTES``. Writers of different indices may run at
-    the same time; two writers of one index must be kept apart by the caller. Immutable
-    once its snapshot is complete.
+
+class Layer:
+    """The blocks that one snapshot wrote, one after the other in one file.
+
+    A file of its own order rather than a sparse image of the volume: file systems end at
+    16 TiB, volumes at 64 TiB. Writers of different indices may run at the same time; two
+    writers of one index must be kept apart by the caller. Immutable once its snapshot is
+    complete.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._digests: dict[int, bytes] = {}
+        self._blocks: dict[int, tuple[int, bytes]] = {}  # index -> slot in the file, digest
+        self._next_slot = 0
         self._holders = 1
         self._lock = threading.Lock()
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
 
     def __contains__(self, index: int) -> bool:
-        return index in self._digests
+        return index in self._blocks
 
     @property
     def count(self) -> int:
         """How many blocks were written."""
-        return len(self._digests)
+        return len(self._blocks)
 
     def indices(self) -> list[int]:
         """Indices written, in no order."""
-        return list(self._digests)
+        return list(self._blocks)
 
     def digest(self, index: int) -> bytes:
         """Raw SHA-256 of the block as stored."""
-        return self._digests[index]
+        return self._blocks[index][1]
 
     def store(self, index: int, data: bytes, digest: bytes) -> None:
-        """Write the block, over what was there.
+        """Write the block in place of what was there; a failure leaves that untouched.
 
-        A zero block that was never written stays a hole in the file: it takes no disk
-        space and reads back as zeroes.
+        A zero block takes no disk space; a replaced one keeps its space until the layer goes.
         """
-        if index in self._digests or data != _ZERO_BLOCK:
-            self._write(data, index * BLOCK_BYTES)
-        self._digests[index] = digest
-
-    def _write(self, data: bytes, offset: int) -> None:
-        handle = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            view = memoryview(data)
-            while view:
-                done = os.pwrite(handle, view, offset)
-                view, offset = view[done:], offset + done
-        finally:
-            os.close(handle)
+        slot = _NO_SLOT
+        if data != _ZERO_BLOCK:
+            slot = self._new_slot()
+            self._write(data, slot * BLOCK_BYTES)
+        self._blocks[index] = (slot, digest)
 
     def read(self, index: int) -> bytes:
         """The block's content; ``KeyError`` when it was never written."""
-        if index not in self._digests:
-            raise KeyError(index)
+        slot, _ = self._blocks[index]
+        if slot == _NO_SLOT:
+            return _ZERO_BLOCK
         handle = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            data = os.pread(handle, BLOCK_BYTES, index * BLOCK_BYTES)
+            return os.pread(handle, BLOCK_BYTES, slot * BLOCK_BYTES)
         finally:
             os.close(handle)
-        return data.ljust(BLOCK_BYTES, b"\0")  # past the end of a sparse file: zeroes
 
     def linear_checksum(self) -> bytes:
         """SHA-256 over the raw block digests in ascending index order (method LINEAR)."""
-        return sha256(b"".join(self._digests[i] for i in sorted(self._digests)))
+        return sha256(b"".join(self._blocks[i][1] for i in sorted(self._blocks)))
 
     def retain(self) -> None:
         """One more holder."""
@@ -97,7 +93,22 @@ class Layer:
             self._holders -= 1
             if self._holders == 0:
                 self._path.unlink(missing_ok=True)
-                self._digests = {}
+                self._blocks = {}
+
+    def _new_slot(self) -> int:
+        with self._lock:
+            self._next_slot += 1
+            return self._next_slot - 1
+
+    def _write(self, data: bytes, offset: int) -> None:
+        handle = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            view = memoryview(data)
+            while view:
+                done = os.pwrite(handle, view, offset)
+                view, offset = view[done:], offset + done
+        finally:
+            os.close(handle)
 
 
 class BlockMap:

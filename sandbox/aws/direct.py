@@ -31,6 +31,7 @@ _MAX_SIZE_GIB = 65_536
 _TIMEOUT_MINUTES = range(10, 4_321)
 _DEFAULT_TIMEOUT_MINUTES = 60
 _MAX_TAGS = 50
+_MAX_TOKEN_CHARS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,10 +245,12 @@ class DirectApi:
             if by_default and not parent.facts.encrypted:
                 raise validation("Encryption by default is on and the parent is unencrypted")
             arn = parent.facts.kms_key_arn
-        elif request.kms_key_arn is not None:
-            arn = request.kms_key_arn
+        elif request.encrypted is False and by_default:
+            raise validation("Encryption by default is on: the snapshot cannot be unencrypted")
+        elif request.encrypted or by_default:
+            arn = request.kms_key_arn or self._host.default_key_arn()
         else:
-            arn = self._host.default_key_arn() if request.encrypted or by_default else None
+            arn = None
         if arn is not None:
             self._host.check_key(arn)
         return arn
@@ -307,6 +310,9 @@ def _check_start(request: StartRequest) -> None:
         raise validation("Timeout must be between 10 and 4320 minutes")
     if len(request.tags) > _MAX_TAGS or any(key.startswith("aws:") for key, _ in request.tags):
         raise validation(f"At most {_MAX_TAGS} tags, none starting 'aws:'", Reason.INVALID_TAG)
+    token = request.client_token or ""
+    if len(token) > _MAX_TOKEN_CHARS or not token.isascii():
+        raise validation(f"A client token has at most {_MAX_TOKEN_CHARS} ASCII characters")
     _check_encryption_arguments(request)
 
 

@@ -5,20 +5,27 @@ users of moto in the same process see no change.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from moto.ec2.exceptions import InvalidSnapshotIdError, InvalidSnapshotInUse
 from moto.ec2.models import EC2Backend
 from moto.ec2.models.amis import Ami
-from moto.ec2.models.elastic_block_store import Snapshot, Volume
+from moto.ec2.models.elastic_block_store import Snapshot, Volume, VolumeAttachment
 from moto.ec2.utils import random_ami_id, random_snapshot_id
 from moto.kms.models import kms_backends
 
 from sandbox.aws.blocks import BLOCK_BYTES, BLOCKS_PER_GIB, BlockMap, export
 from sandbox.aws.direct import DirectApi
-from sandbox.aws.ec2_images import ImageSpec, SandboxImage, SnapshotSizes, parse_image, refuse
+from sandbox.aws.ec2_images import (
+    Device,
+    ImageSpec,
+    SandboxImage,
+    SnapshotSizes,
+    parse_image,
+    refuse,
+)
 from sandbox.aws.errors import Reason, validation
 from sandbox.aws.snapshots import SnapshotFacts, SnapshotRecord, SnapshotState
 from sealift.clock import Clock
@@ -158,7 +165,7 @@ class SandboxEc2Backend(EC2Backend, SnapshotSizes):
         description: str,
         owner_id: str | None = None,
         from_ami: str | None = None,
-    ) -> Snapshot:
+    ) -> "SandboxSnapshot":
         """A snapshot that shares the volume's blocks."""
         volume = self.get_volume(volume_id)
         content = self.contents[volume_id]
@@ -179,11 +186,14 @@ class SandboxEc2Backend(EC2Backend, SnapshotSizes):
         source_region: str,
         description: str,
         kms_key_id: str | None,
-    ) -> Snapshot:
+        encrypt: bool = False,
+    ) -> "SandboxSnapshot":
         """A copy that shares the source's blocks but starts a lineage of its own."""
         source_backend = self._region(source_region)
         source = source_backend.completed(source_snapshot_id)
-        encrypted = bool(source.facts.encrypted or kms_key_id or self.ebs_encryption_by_default)
+        encrypted = bool(
+            source.facts.encrypted or kms_key_id or encrypt or self.ebs_encryption_by_default
+        )
         key_arn = self._key_arn(kms_key_id, source.facts.kms_key_arn) if encrypted else None
         snapshot_id = random_snapshot_id()
         facts = SnapshotFacts(
@@ -224,7 +234,7 @@ class SandboxEc2Backend(EC2Backend, SnapshotSizes):
             raise refuse("IncorrectState", f"Snapshot {snapshot_id} is {state.value}")
         return snapshot.record
 
-    def _adopt(self, facts: SnapshotFacts, blocks: BlockMap, volume_id: str) -> Snapshot:
+    def _adopt(self, facts: SnapshotFacts, blocks: BlockMap, volume_id: str) -> SandboxSnapshot:
         record = SnapshotRecord(facts, None, blocks.share(), self.clock)
         self.direct.adopt(record)
         snapshot = SandboxSnapshot(self, record, volume_id)
@@ -306,17 +316,83 @@ class SandboxEc2Backend(EC2Backend, SnapshotSizes):
             raise refuse("InvalidKMSKey.InvalidState", "The KMS key cannot be used")
         return arn
 
+    def attach_volume(
+        self,
+        volume_id: str,
+        instance_id: str,
+        device_path: str,
+        delete_on_termination: bool = False,
+    ) -> VolumeAttachment | None:
+        """Attach it; refused while it is in use."""
+        if self.get_volume(volume_id).attachment is not None:
+            raise refuse("VolumeInUse", f"{volume_id} is already attached to an instance")
+        return super().attach_volume(volume_id, instance_id, device_path, delete_on_termination)
+
     # Images.
 
-    def register(self, params: Mapping[str, Any]) -> Ami:
-        """RegisterImage with all its arguments."""
-        return self.add_image(parse_image(params, self))
+    def image_spec(self, params: Mapping[str, Any]) -> ImageSpec:
+        """RegisterImage's arguments, checked; the name must be new in the account."""
+        spec = parse_image(params, self)
+        self._check_name(spec.name)
+        return spec
+
+    def create_image(
+        self,
+        instance_id: str,
+        name: str,
+        description: str,
+        tag_specifications: list[dict[str, Any]],
+    ) -> Ami:
+        """An image of the instance's volumes as they are, with snapshots of their own."""
+        instance = self.get_instance(instance_id)
+        source = self.amis.get(instance.image_id or "")
+        if not isinstance(source, SandboxImage):
+            raise refuse("InvalidAMIID.NotFound", "The instance's image is gone")
+        self._check_name(name)
+        devices = tuple(
+            self._imaged(device_name, block.volume_id)
+            for device_name, block in instance.get_block_device_mapping
+        )
+        spec = replace(source.spec, name=name, description=description, devices=devices)
+        image = self.add_image(spec)
+        image.instance_id = instance_id
+        for specification in tag_specifications:
+            if specification["ResourceType"] == "image":
+                image.add_tags({tag["Key"]: tag["Value"] for tag in specification["Tags"]})
+        return image
+
+    def copy_image(
+        self,
+        source_image_id: str,
+        source_region: str,
+        name: str | None = None,
+        description: str | None = None,
+    ) -> Ami:
+        """A copy with copies of the snapshots."""
+        backend = self._region(source_region)
+        source = backend.amis.get(source_image_id)
+        if not isinstance(source, SandboxImage):
+            raise refuse("InvalidAMIID.NotFound", f"The image '{source_image_id}' does not exist")
+        self._check_name(name or source.spec.name)
+        devices = tuple(
+            replace(d, snapshot_id=self.copy_snapshot(d.snapshot_id, source_region, "", None).id)
+            for d in source.spec.devices
+            if d.snapshot_id is not None
+        )
+        spec = replace(source.spec, name=name or source.spec.name, devices=devices)
+        return self.add_image(replace(spec, description=description or spec.description))
+
+    def _imaged(self, device_name: str, volume_id: str) -> Device:
+        volume = self.get_volume(volume_id)
+        snapshot = self.create_snapshot(volume_id, f"Created by CreateImage for {volume_id}")
+        return Device(device_name, snapshot.id, volume.size, volume.volume_type)
+
+    def _check_name(self, name: str) -> None:
+        if any(image.name == name for image in self.amis.values()):
+            raise refuse("InvalidAMIName.Duplicate", f"AMI name {name} is already in use")
 
     def add_image(self, spec: ImageSpec) -> SandboxImage:
-        """Keep an image; its name must be new in the account."""
-        if any(image.name == spec.name for image in self.amis.values()):
-            message = f"AMI name {spec.name} is already in use"
-            raise refuse("InvalidAMIName.Duplicate", message)
+        """Keep an image."""
         image = SandboxImage(self, random_ami_id(), spec)
         self.amis[image.id] = image
         return image

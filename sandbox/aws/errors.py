@@ -25,6 +25,7 @@ class Reason(Enum):
     SNAPSHOT_NOT_FOUND = "SNAPSHOT_NOT_FOUND"
     ACCOUNT_THROTTLED = "ACCOUNT_THROTTLED"
     RESOURCE_LEVEL_THROTTLE = "RESOURCE_LEVEL_THROTTLE"
+    DEPENDENCY_SERVICE_QUOTA_EXCEEDED = "DEPENDENCY_SERVICE_QUOTA_EXCEEDED"
     UNAUTHORIZED_ACCOUNT = "UNAUTHORIZED_ACCOUNT"
 
 
@@ -68,6 +69,7 @@ def conflict(message: str) -> ApiError:
 
 
 def too_many_pending(limit: int) -> ApiError:
-    """400 ConcurrentLimitExceededException: too many snapshots pending in the account."""
+    """402 ServiceQuotaExceededException: too many snapshots pending in the account."""
     message = f"The account already has {limit} pending snapshots."
-    return ApiError(400, "ConcurrentLimitExceededException", message)
+    reason = Reason.DEPENDENCY_SERVICE_QUOTA_EXCEEDED
+    return ApiError(402, "ServiceQuotaExceededException", message, reason)

@@ -15,7 +15,7 @@ from sandbox.aws.ec2_api import SandboxEc2Response
 from sandbox.aws.ec2_backend import SandboxEc2Backend
 from sandbox.aws.errors import ApiError
 from sandbox.aws.launches import LaunchBook
-from sandbox.aws.rules import Rules
+from sandbox.aws.rules import Quotas, Rules
 from sandbox.aws.store import BlockStore
 from sandbox.aws.wire import Call, Reply
 from sealift.clock import Clock
@@ -58,6 +58,10 @@ class Gateway:
         """The region's EBS direct API."""
         backend = self._regions.get(name)
         return (backend if backend is not None else self.region(name)).direct
+
+    def quotas(self, region: str) -> Quotas:
+        """What is enforced in the region."""
+        return self.direct(region).limits.quotas
 
     def regions(self) -> tuple[SandboxEc2Backend, ...]:
         """All regions in use."""

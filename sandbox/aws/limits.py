@@ -48,12 +48,12 @@ class RateLimits:
 
     def list_blocks(self) -> None:
         """One ListSnapshotBlocks."""
-        rate = self.quotas.list_blocks_per_account
+        rate = self.quotas.list_blocks
         self._take("list-blocks", "", rate, Reason.ACCOUNT_THROTTLED)
 
     def list_changed(self) -> None:
         """One ListChangedBlocks."""
-        rate = self.quotas.list_changed_per_account
+        rate = self.quotas.list_changed
         self._take("list-changed", "", rate, Reason.ACCOUNT_THROTTLED)
 
     def start(self) -> None:

@@ -7,26 +7,26 @@ from datetime import datetime
 
 from sandbox.aws.errors import validation
 
-_PAGE_SIZES = range(100, 10_001)
-_DEFAULT_PAGE = 10_000
+_MIN_PAGE, _MAX_PAGE = 100, 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class PageRequest:
     """What a caller asked of a listing; ``token`` wins over ``start_index``.
 
+    A page size under 100 counts as 100 (EBS direct API FAQ), one over 10,000 is refused.
     ``forced_empty`` gives a page without entries that still carries a next token, which
     AWS allows at any time.
     """
 
-    max_results: int = _DEFAULT_PAGE
+    max_results: int = _MAX_PAGE
     start_index: int = 0
     token: str | None = None
     forced_empty: bool = False
 
     def __post_init__(self) -> None:
-        if self.max_results not in _PAGE_SIZES:
-            raise validation("MaxResults must be between 100 and 10000")
+        if self.max_results > _MAX_PAGE:
+            raise validation(f"MaxResults must be at most {_MAX_PAGE}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,5 +44,5 @@ def page_of(
 ) -> tuple[Sequence[int], int | None]:
     """The entries from ``start`` on, and where the next page begins (``None`` at the end)."""
     begin = bisect_left(indices, start)
-    end = begin if page.forced_empty else begin + page.max_results
+    end = begin if page.forced_empty else begin + max(page.max_results, _MIN_PAGE)
     return indices[begin:end], indices[end] if end < len(indices) else None

@@ -99,7 +99,8 @@ class Router:
     def handle(self, call: Call) -> Delivery:
         """Answer one call and note it."""
         if self._access_key is not None and call.access_key != self._access_key:
-            error = ApiError(403, "UnrecognizedClientException", "The access key is not known here")
+            code = "AuthFailure" if call.service is Service.EC2 else "UnrecognizedClientException"
+            error = ApiError(403, code, "The access key is not known here")
             return Delivery(error_reply(call, error))
         fault = self._faults.strike(call)
         delivery = self._deliver(call, fault)
@@ -137,7 +138,9 @@ class Router:
         if call.service is Service.OTHER:
             if call.path.startswith("/moto-api"):
                 raise ApiError(404, "NotFound", "moto's own interface is not served")
-            return quotas_api.answer(call, self._gateway) or self._gateway.other(call)
+            return quotas_api.answer(
+                call, self._gateway.quotas(call.region)
+            ) or self._gateway.other(call)
         if not call.operation:
             raise ebs_api.unknown_operation(call)
         api = self._gateway.direct(call.region)

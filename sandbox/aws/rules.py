@@ -15,8 +15,8 @@ class Quotas:
     get_per_snapshot: float | None = 1000
     put_per_account: float | None = 1000
     get_per_account: float | None = 1000
-    list_changed_per_account: float | None = 50
-    list_blocks_per_account: float | None = 50
+    list_changed: float | None = 50
+    list_blocks: float | None = 50
     start_per_account: float | None = 10
     complete_per_account: float | None = 10
     pending_snapshots: int = 100

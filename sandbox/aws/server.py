@@ -9,12 +9,14 @@ from pathlib import Path
 from types import TracebackType
 
 from sandbox.aws.control import ControlApi
+from sandbox.aws.ec2_backend import SandboxSnapshot
 from sandbox.aws.faults import FaultBook, RequestLog
 from sandbox.aws.front import FrontServer
 from sandbox.aws.gateway import Gateway
 from sandbox.aws.launches import BootHook, LaunchBook
 from sandbox.aws.router import Router
 from sandbox.aws.rules import Rules
+from sandbox.aws.snapshots import SnapshotRecord
 from sandbox.aws.store import BlockStore
 from sealift.clock import Clock, SystemClock
 
@@ -68,6 +70,7 @@ class AwsSandbox:
         self._server: FrontServer | None = None
         self._thread: threading.Thread | None = None
         self.credentials = Credentials(f"AKIA{secrets.token_hex(8).upper()}", secrets.token_hex(20))
+        self.control_token = secrets.token_urlsafe(24)
         self.account_id = str(10**11 + secrets.randbelow(9 * 10**11))
         self.faults = FaultBook()
         self.requests = RequestLog(self._clock)
@@ -94,7 +97,10 @@ class AwsSandbox:
         self._router = Router(
             self._gateway, self.credentials.access_key, self.faults, self.requests
         )
-        self._server = FrontServer(self._port, self._router, ControlApi())
+        control = ControlApi(
+            self.control_token, self.faults, self.requests, self.launches, self.export_volume
+        )
+        self._server = FrontServer(self._port, self._router, control)
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(0.05,), name="aws-sandbox", daemon=True
         )
@@ -128,6 +134,14 @@ class AwsSandbox:
             "AWS_DEFAULT_REGION": self._region,
             "AWS_EC2_METADATA_DISABLED": "true",
         }
+
+    def snapshot_record(self, snapshot_id: str) -> SnapshotRecord:
+        """A snapshot as the sandbox keeps it; ``KeyError`` when there is none."""
+        for backend in self._gateway.regions():
+            snapshot = backend.snapshots.get(snapshot_id)
+            if isinstance(snapshot, SandboxSnapshot):
+                return snapshot.record
+        raise KeyError(snapshot_id)
 
     def export_volume(self, volume_id: str, path: Path) -> int:
         """Write what a machine reads from a volume into a new sparse raw file (mode 0600).

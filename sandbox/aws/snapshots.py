@@ -110,8 +110,25 @@ class SnapshotRecord:
         Raises:
             ApiError: not pending, or another write of this index is under way.
         """
-        with self._writing(index) as layer:
+        with self.writing(index) as layer:
             layer.store(index, data, digest)
+
+    @contextmanager
+    def writing(self, index: int) -> Iterator[Layer]:
+        """Mark a block as being written; refused unless pending and nobody else writes it."""
+        with self._changed:
+            layer = self._pending_layer()
+            if index in self._busy:
+                message = f"Block {index} is being written by another request"
+                raise validation(message, Reason.CONFLICTING_BLOCK_UPDATE)
+            self._busy.add(index)
+        try:
+            yield layer
+        finally:
+            with self._changed:
+                self._busy.discard(index)
+                self._written_at = self._clock.monotonic()
+                self._changed.notify_all()
 
     def complete(self, completion: Completion, delay_seconds: float) -> None:
         """Seal the snapshot when count and checksum are right; else it stays pending.
@@ -134,22 +151,6 @@ class SnapshotRecord:
             while self._busy:
                 self._changed.wait()
             self._fail()
-
-    @contextmanager
-    def _writing(self, index: int) -> Iterator[Layer]:
-        with self._changed:
-            layer = self._pending_layer()
-            if index in self._busy:
-                message = f"Block {index} is being written by another request"
-                raise validation(message, Reason.CONFLICTING_BLOCK_UPDATE)
-            self._busy.add(index)
-        try:
-            yield layer
-        finally:
-            with self._changed:
-                self._busy.discard(index)
-                self._written_at = self._clock.monotonic()
-                self._changed.notify_all()
 
     def _pending_layer(self) -> Layer:
         state = self._settle()

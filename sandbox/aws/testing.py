@@ -2,17 +2,30 @@
 
 import base64
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import boto3
 from botocore.config import Config
+from botocore.exceptions import ClientError
 
 from sandbox.aws.server import AwsSandbox
 
 BLOCK = 524_288
 A, B, C = (bytes([value]) * BLOCK for value in b"abc")
 ZERO = bytes(BLOCK)
+
+
+def refusal(call: Callable[[], object]) -> str:
+    """``Code`` or ``Code/REASON`` with which a call is refused; ``ok`` when it is not."""
+    try:
+        call()
+    except ClientError as error:
+        code = error.response["Error"]["Code"]
+        reason = error.response.get("Reason")
+        return f"{code}/{reason}" if reason else str(code)
+    return "ok"
 
 
 def digest(data: bytes) -> str:
@@ -41,7 +54,7 @@ class Cloud:
         keys = sandbox.credentials
         return cls(sandbox.endpoint_url, keys.access_key, keys.secret_key)
 
-    def client(self, service: str, region: str | None = None) -> Any:
+    def client(self, service: str, region: str | None = None, *, validate: bool = True) -> Any:
         """A client that never repeats a call."""
         return boto3.client(
             service,  # type: ignore[call-overload]
@@ -49,7 +62,9 @@ class Cloud:
             region_name=region or self.region,
             aws_access_key_id=self.access_key,
             aws_secret_access_key=self.secret_key,
-            config=Config(retries={"total_max_attempts": 1}, read_timeout=20),
+            config=Config(
+                retries={"total_max_attempts": 1}, read_timeout=20, parameter_validation=validate
+            ),
         )
 
     @property

@@ -184,7 +184,8 @@ class GuestMachine:
         """
         since = self.console.position
         self.send(line)
-        match = self.wait_for(r"^(?:ok (.*)|(error: .*))$", timeout_seconds, since=since)
+        word = re.escape(line.split()[0])
+        match = self.wait_for(rf"^(?:ok ({word}\b.*)|(error: .*))$", timeout_seconds, since=since)
         if match[2]:
             raise ToolError(f"{line}: {match[2]}")
         return match[1]

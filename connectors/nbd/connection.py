@@ -5,12 +5,12 @@ from itertools import count
 from connectors.nbd import protocol
 from connectors.nbd.failures import read_failure, write_failure
 from connectors.nbd.handshake import Endpoint, Negotiated, negotiate
-from connectors.nbd.protocol import Command, Status, WireError
+from connectors.nbd.protocol import Command, ExportFlag, Status, WireError
 from connectors.nbd.replies import ReplyReader
 from connectors.nbd.transport import Transport
 from sealift.cancel import CancelToken
 from sealift.clock import Clock
-from sealift.errors import ConnectionLostError, SealiftError
+from sealift.errors import ConnectionLostError, SealiftError, SourceError
 from sealift.units import KiB
 
 _SLOWEST_BYTES_PER_SECOND = 64 * KiB
@@ -37,6 +37,7 @@ class Connection:
         self._transport, self._negotiated = negotiate(endpoint, clock, cancel)
         self._replies = ReplyReader(self._transport, structured=self._negotiated.structured)
         self._what = str(endpoint)
+        self._read_flags = self._flags_of_reads(endpoint)
         self._deadline_seconds = endpoint.deadline_seconds
         self._cookies = count(1)
         self._ids = frozenset(context.id for context in self._negotiated.contexts)
@@ -56,7 +57,7 @@ class Connection:
         """
         length = len(view)
         with self._exchange(length):
-            cookie = self._request(Command.READ, offset, length)
+            cookie = self._request(Command.READ, offset, length, flags=self._read_flags)
             error = self._replies.data(cookie, offset, view)
         if error is not None:
             raise self._read_failure(error, offset, length)
@@ -120,11 +121,24 @@ class Connection:
             self.usable = self.usable and not isinstance(failure, ConnectionLostError)
             raise failure
 
+    def _flags_of_reads(self, endpoint: Endpoint) -> int:
+        if not endpoint.unfragmented or not self._negotiated.structured:
+            return 0  # simple replies are in one piece anyway
+        if ExportFlag.SEND_DF not in self._negotiated.flags:
+            self._transport.close()
+            raise SourceError(f"{self._what} cannot answer reads in one piece")
+        return protocol.DONT_FRAGMENT
+
     def _request(
-        self, command: Command, offset: int, length: int, payload: memoryview | None = None
+        self,
+        command: Command,
+        offset: int,
+        length: int,
+        payload: memoryview | None = None,
+        flags: int = 0,
     ) -> int:
         cookie = next(self._cookies)
-        header = protocol.request(command, cookie, offset, length)
+        header = protocol.request(command, cookie, offset, length, flags)
         self._transport.send(header, payload if payload is not None else b"")
         return cookie
 

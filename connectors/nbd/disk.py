@@ -58,6 +58,8 @@ class NbdReader:
         tls: demanded when given.
         clock: time for deadlines.
         cancel: a stop ends requests in flight.
+        unfragmented: see ``handshake.Endpoint``; for an export whose holes may be filled
+            while they are told.
         on_read_error: turns an error of ``read_into`` and ``extents`` into the one to raise;
             for a source that knows why its export fails.
 
@@ -78,11 +80,12 @@ class NbdReader:
         tls: TlsSettings | None = None,
         clock: Clock | None = None,
         cancel: CancelToken | None = None,
+        unfragmented: bool = False,
         on_read_error: Callable[[SealiftError], SealiftError] = _same,
     ) -> None:
         self._dirty = None if dirty_bitmap is None else _dirty_context(dirty_bitmap)
         contexts = (BASE_ALLOCATION,) if self._dirty is None else (BASE_ALLOCATION, self._dirty)
-        endpoint = Endpoint(address, export, contexts, tls, deadline_seconds)
+        endpoint = Endpoint(address, export, contexts, tls, deadline_seconds, unfragmented)
         self._pool = _pool(endpoint, connections, clock, cancel)
         self._identity = identity
         self._on_read_error = on_read_error

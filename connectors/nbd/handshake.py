@@ -34,6 +34,8 @@ class Endpoint:
         contexts: meta contexts to ask for, by their exact names.
         tls: demanded when given; never fallen back from.
         deadline_seconds: for the whole negotiation, and base of every request's deadline.
+        unfragmented: ask the server to read all bytes itself instead of replacing what its
+            block status calls a hole by zeroes; needs a server that can.
     """
 
     address: NbdAddress
@@ -41,6 +43,7 @@ class Endpoint:
     contexts: tuple[str, ...] = ()
     tls: TlsSettings | None = None
     deadline_seconds: float = 60.0
+    unfragmented: bool = False
 
     def __str__(self) -> str:
         return f"{self.address}/{self.export}"

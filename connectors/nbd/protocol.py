@@ -111,6 +111,10 @@ class Command(IntEnum):
     BLOCK_STATUS = 7
 
 
+DONT_FRAGMENT = 4
+"""NBD_CMD_FLAG_DF: answer a read in one piece, holes read as bytes."""
+
+
 class ChunkType(IntEnum):
     """Structured reply chunks that we know."""
 

@@ -15,15 +15,16 @@ FLAGS_WRITABLE = 1 | 4 | 64 | 256
 
 
 class Peer:
-    """The server's side of one connection, in the words of the protocol."""
+    """The server's side of one connection, in the words of the protocol; calls can be chained."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self.closing = threading.Event()
 
-    def send(self, *parts: bytes) -> None:
+    def send(self, *parts: bytes) -> Self:
         """Raw bytes."""
         self.sock.sendall(b"".join(parts))
+        return self
 
     def receive(self, count: int) -> bytes:
         """Exactly ``count`` bytes, or ``EOFError``."""
@@ -53,10 +54,10 @@ class Peer:
 
     def option_reply(
         self, option: int, kind: int, payload: bytes = b"", length: int | None = None
-    ) -> None:
+    ) -> Self:
         """An option reply; ``length`` may lie."""
         said = len(payload) if length is None else length
-        self.send(struct.pack(">QLLL", 0x3E889045565A9, option, kind, said), payload)
+        return self.send(struct.pack(">QLLL", 0x3E889045565A9, option, kind, said), payload)
 
     def greet(self) -> None:
         """An honest greeting; the client's flags are read."""
@@ -86,15 +87,15 @@ class Peer:
 
     def chunk(
         self, cookie: int, kind: int, payload: bytes = b"", *, done: bool = True, length: int = -1
-    ) -> None:
+    ) -> Self:
         """A structured reply chunk; ``length`` may lie."""
         said = len(payload) if length < 0 else length
-        self.send(struct.pack(">LHHQL", 0x668E33EF, int(done), kind, cookie, said), payload)
+        return self.send(struct.pack(">LHHQL", 0x668E33EF, int(done), kind, cookie, said), payload)
 
-    def status(self, cookie: int, context: int, *extents: tuple[int, int], done: bool) -> None:
+    def status(self, cookie: int, context: int, *extents: tuple[int, int], done: bool) -> Self:
         """A block status chunk."""
         payload = struct.pack(">L", context) + b"".join(struct.pack(">LL", *e) for e in extents)
-        self.chunk(cookie, 5, payload, done=done)
+        return self.chunk(cookie, 5, payload, done=done)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,7 @@ class Request:
     length: int
 
 
-Script = Callable[[Peer], None]
+Script = Callable[[Peer], object]
 
 
 class HostileServer:

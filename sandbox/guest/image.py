@@ -141,23 +141,8 @@ def _build_root(spec: GuestSpec, disk: Path, work: Path) -> None:
     root = _BOOT_START + _BOOT_BYTES
     _partition(spec, disk, [(_BOOT_START, _BOOT_BYTES), (root, churn - root), (churn, 0)])
     offset, size = str(_BOOT_START // _SECTOR), str(_BOOT_BYTES // 1024)
-    run_tool(
-        [
-            "mkfs.vfat",
-            "-F",
-            "16",
-            "-i",
-            "5EA11F70",
-            "-n",
-            "SEALIFT",
-            "--offset",
-            offset,
-            disk,
-            size,
-        ],
-        package="dosfstools",
-        env=_FIXED,
-    )
+    options = ["--invariant", "-F", "16", "-n", "SEALIFT", "--offset", offset]
+    run_tool(["mkfs.vfat", *options, disk, size], package="dosfstools", env=_FIXED)
     if spec.firmware is Firmware.BIOS:
         _install_syslinux(disk, work)
     else:
@@ -240,7 +225,8 @@ def _join_efi(joined: Path, work: Path) -> None:
         ".linux": kernel.image.read_bytes(),
         ".initrd": build_initramfs(kernel, parts.fetch_busybox()),
     }
-    arguments: list[str | Path] = ["objcopy"]
+    # The date is kept because objcopy would put the time of day into the header.
+    arguments: list[str | Path] = ["objcopy", "--preserve-dates"]
     # Far above the stub's own sections; each begins at the next 16 MiB or 64 KiB.
     address = 0x20000
     for name, content in sections.items():
@@ -251,7 +237,7 @@ def _join_efi(joined: Path, work: Path) -> None:
         arguments += ["--add-section", f"{name}={path}"]
         arguments += ["--change-section-vma", f"{name}={address:#x}"]
         address += -(-len(content) // 0x10000) * 0x10000
-    run_tool([*arguments, parts.efi_stub(), joined], package="binutils")
+    run_tool([*arguments, parts.efi_stub(), joined], package="binutils", env=_FIXED)
 
 
 def _fill_root(spec: GuestSpec, tree: Path) -> None:
@@ -279,3 +265,13 @@ def _make_ext4(disk: Path, tree: Path, label: str, uuid: str, start: int, size: 
         package="e2fsprogs",
         env=_FIXED,
     )
+    _fix_times(f"{disk}?offset={start}", tree)
+
+
+def _fix_times(file_system: str, tree: Path) -> None:
+    # mke2fs copies the change time of each file, which nobody can set on the host.
+    names = ["/"] + [f"/{path.relative_to(tree)}" for path in sorted(tree.rglob("*"))]
+    fields = ("atime", "ctime", "mtime")
+    script = "".join(f"sif {name} {field} @{_EPOCH}\n" for name in names for field in fields)
+    arguments = ["debugfs", "-w", "-f", "-", file_system]
+    run_tool(arguments, package="e2fsprogs", data=script.encode(), env=_FIXED)

@@ -1,5 +1,6 @@
 """A machine under emulation: starts, listens, types, takes pictures, dies with its parent."""
 
+import contextlib
 import json
 import re
 import shutil
@@ -273,18 +274,28 @@ class GuestMachine:
         )
 
     def _connect(self) -> None:
-        # The CPU is held until somebody listens: the console's first lines must not be lost.
         deadline = self.clock.monotonic() + _START_SECONDS
         while self._monitor is None:
             try:
                 self._monitor = Monitor(self._own_qmp, self.clock)
-            except OSError as error:
+            except (
+                FileNotFoundError,
+                ConnectionRefusedError,
+            ) as error:  # QEMU has not come so far yet
                 if self._running().poll() is not None or self.clock.monotonic() > deadline:
-                    words = (self.folder / "qemu.log").read_text(errors="replace")
-                    raise ToolError(f"QEMU did not start: {words.strip()[-600:]}") from error
+                    raise self._not_started() from error
                 self.clock.sleep(0.02)
+            except (OSError, ToolError) as error:  # it listened, and ended over a disk
+                raise self._not_started() from error
+        # The CPU is held until somebody listens: the console's first lines must not be lost.
         self._console = Console(self._serial, self.log_path, self.clock)
         self._monitor.execute("cont")
+
+    def _not_started(self) -> ToolError:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._running().wait(1)
+        words = (self.folder / "qemu.log").read_text(errors="replace").strip()[-600:]
+        return ToolError(f"QEMU did not start: {words}")
 
     def _arguments(self) -> list[str]:
         arguments = [find_tool("qemu-system-x86_64", "qemu-system-x86"), "-S"]

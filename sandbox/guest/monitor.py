@@ -67,8 +67,10 @@ class Monitor:
         self._socket.settimeout(timeout_seconds)
         try:
             line = self._file.readline()
-        except OSError as error:
+        except TimeoutError as error:
             raise ToolError(f"QEMU said nothing for {timeout_seconds:.0f} s") from error
+        except OSError as error:
+            raise ToolError("QEMU is gone") from error
         if not line:
             raise ToolError("QEMU closed its monitor")
         message: dict[str, Any] = json.loads(line)

@@ -1,0 +1,26 @@
+"""Text from images and tools, made safe to print: no control, no bidi, no endless line."""
+
+import unicodedata
+
+# Cc control, Cf format (bidi overrides among them), Cs lone surrogates, Co private,
+# Zl and Zp line and paragraph separators.
+_HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+
+
+def printable(text: str, limit: int = 300) -> str:
+    r"""``text`` with everything that a terminal would act on written as ``\x1b`` or ``\u202e``.
+
+    Args:
+        text: anything, from anyone.
+        limit: characters that may remain; what is cut is said.
+    """
+    cut = text[:limit]
+    shown = "".join(_escaped(c) if unicodedata.category(c) in _HIDDEN else c for c in cut)
+    return shown if len(text) <= limit else f"{shown}... ({len(text) - limit} more)"
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

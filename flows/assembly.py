@@ -1,0 +1,189 @@
+"""From a plan to the ports that a migration runs on. SDKs are imported when they are used."""
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flows.places import runtime_directory, state_directory, state_home
+from sealift.cancel import CancelToken
+from sealift.clock import Clock
+from sealift.config import MigrationPlan
+from sealift.endpoints import CloudTarget, Hypervisor
+from sealift.ports import DiskRunner, Ports, side_by_side
+from sealift.progress import Sink
+from sealift.ratelimit import RateLimit, SharedTokenBucket, TokenBucket, Unlimited
+from sealift.retry import RetryPolicy
+from sealift.store import FileStateStore, StateLock
+from sealift.sync import SyncContext
+from sealift.units import MiB
+
+if TYPE_CHECKING:
+    from connectors.aws.spec import AwsSpec
+
+_BURST_BYTES = 4 * MiB
+_BURST_SECONDS = 0.25  # of a call rate; a service's own bucket forgives about a second
+
+
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What a run brings along, whatever the plan says.
+
+    Attributes:
+        clock: time.
+        cancel: stops the run.
+        sink: receives progress.
+        environ: for places of files.
+        run_disks: how the disks of a round are run.
+        run_name: how another run that is refused is told about this one.
+    """
+
+    clock: Clock
+    cancel: CancelToken
+    sink: Sink
+    environ: Mapping[str, str]
+    run_name: str
+    run_disks: DiskRunner = side_by_side
+
+
+@contextmanager
+def opened(plan: MigrationPlan, around: Around) -> Iterator[Ports]:
+    """All four ports, owned by this run until the block ends; connections are freed then.
+
+    Raises:
+        LockedError: another run owns this migration; the message names that run.
+        SealiftError: an end cannot be reached.
+    """
+    store = FileStateStore(state_directory(plan, around.environ))
+    with StateLock(store.directory, around.run_name), ExitStack() as stack:
+        yield ports_over(plan, around, store, stack)
+
+
+def ports_over(
+    plan: MigrationPlan, around: Around, store: FileStateStore, stack: ExitStack
+) -> Ports:
+    """Ports on a state directory that the caller owns; ``stack`` closes them."""
+    hypervisor = hypervisor_of(plan, store.directory, around)
+    stack.callback(hypervisor.close)
+    cloud = cloud_of(plan, around, stack)
+    context = SyncContext(
+        clock=around.clock,
+        cancel=around.cancel,
+        retry=RetryPolicy(patience_seconds=plan.limits.patience),
+        bandwidth=_bandwidth(plan, around.clock),
+        sink=around.sink,
+    )
+    return Ports(
+        hypervisor,
+        cloud,
+        store,
+        context,
+        policy=plan.migration_policy(),
+        run_disks=around.run_disks,
+    )
+
+
+def _bandwidth(plan: MigrationPlan, clock: Clock) -> RateLimit:
+    rate = plan.limits.bandwidth
+    return TokenBucket(rate, min(rate, _BURST_BYTES), clock) if rate else Unlimited()
+
+
+def hypervisor_of(plan: MigrationPlan, state: Path, around: Around) -> Hypervisor:
+    """The source that the plan names."""
+    from connectors.qemu import QemuHypervisor
+
+    qemu = plan.source.qemu
+    return QemuHypervisor(
+        qemu.qmp,
+        plan.migration,
+        qemu.scratch or state / "scratch",
+        runtime_directory(plan, around.environ),
+        scratch_limit_bytes=qemu.scratch_limit,
+        guest_agent_path=qemu.guest_agent,
+        persistent_bitmaps=qemu.persistent_bitmaps,
+        connections=plan.limits.read_connections,
+        clock=around.clock,
+        cancel=around.cancel,
+    )
+
+
+def cloud_of(plan: MigrationPlan, around: Around, stack: ExitStack) -> CloudTarget:
+    """The target that the plan names."""
+    from connectors.aws.quotas import read_quotas
+    from connectors.aws.session import AwsClients
+    from connectors.aws.target import AwsTarget
+
+    spec = aws_spec(plan)
+    clients = AwsClients(spec)
+    stack.callback(clients.close)
+    known = plan.limits.put_rate
+
+    def put_rate() -> float:
+        return known or read_quotas(clients).put_per_account.value
+
+    limit = LazyLimit(lambda: _shared(plan, around, put_rate()))
+    stack.callback(limit.close)
+    target = AwsTarget(spec, plan.migration, around.clock, cancel=around.cancel, put_limit=limit)
+    stack.callback(target.close)
+    return target
+
+
+def aws_spec(plan: MigrationPlan) -> "AwsSpec":
+    """The AWS side of a plan as its connector takes it."""
+    from connectors.aws.spec import AwsSpec, VolumeType
+
+    aws = plan.target.aws
+    return AwsSpec(
+        subnet_id=aws.subnet,
+        security_group_ids=aws.security_groups,
+        region=aws.region,
+        profile=aws.profile,
+        endpoint=aws.endpoint,
+        instance_type=aws.instance_type,
+        encrypted=aws.encrypted,
+        kms_key_id=aws.kms_key,
+        launch_encrypted=aws.launch_encrypted,
+        volume_type=VolumeType(aws.volume_type),
+        tags=aws.tags,
+        snapshot_timeout_minutes=int(aws.snapshot_timeout // 60),
+        concurrency=plan.limits.connections,
+    )
+
+
+def _shared(plan: MigrationPlan, around: Around, rate: float) -> SharedTokenBucket:
+    """One bucket for all migrations of this user into the same account and region."""
+    aws = plan.target.aws
+    name = hashlib.sha256(f"{aws.profile}|{aws.region}|{aws.endpoint}".encode()).hexdigest()[:16]
+    directory = state_home(around.environ) / ".limits"
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    burst = max(1.0, rate * _BURST_SECONDS)
+    return SharedTokenBucket(directory / f"aws-put-{name}", rate, burst, around.clock)
+
+
+class LazyLimit:
+    """A limit that is made when the first unit is spent, so that opening costs no call.
+
+    Args:
+        make: makes the limit; called once unless it fails.
+    """
+
+    def __init__(self, make: Callable[[], SharedTokenBucket]) -> None:
+        self._make = make
+        self._lock = threading.Lock()
+        self._bucket: SharedTokenBucket | None = None
+
+    def acquire(self, amount: int) -> None:
+        """See ``RateLimit.acquire``; raises what making the limit raises."""
+        with self._lock:
+            bucket = self._bucket = self._bucket or self._make()
+        bucket.acquire(amount)
+
+    def close(self) -> None:
+        """Free the limit's file, if it was made."""
+        with self._lock:
+            if self._bucket is not None:
+                self._bucket.close()
+            self._bucket = None

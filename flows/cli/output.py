@@ -1,0 +1,164 @@
+"""What a command prints: for people, or one JSON object per line for machines."""
+
+import json
+import sys
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from typing import IO, TYPE_CHECKING, Any
+
+import sealift
+from sealift.clock import Clock, SystemClock
+from sealift.errors import SealiftError
+
+if TYPE_CHECKING:
+    from flows.cli.live import LiveView
+    from flows.reporter import View
+
+FORMAT = "1.0"
+"""Of the JSON lines: additions raise the second number, anything else the first."""
+
+Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
+
+
+class Output:
+    """Either people or a machine read this; each method says which one it is for.
+
+    Machines get JSON lines on standard output: first ``hello``, last ``summary`` or
+    ``error``. People get results on standard output, progress and errors on standard
+    error.
+    """
+
+    def __init__(
+        self,
+        command: str,
+        *,
+        machine: bool,
+        out: IO[str] | None = None,
+        err: IO[str] | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self.command = command
+        self.machine = machine
+        self._out = out or sys.stdout
+        self._err = err or sys.stderr
+        self._lock = threading.Lock()
+        self._clock = clock or SystemClock()
+        self._started = self._clock.monotonic()
+        self._live: LiveView | None = None
+        self.emit("hello", format=FORMAT, sealift=sealift.__version__, command=command)
+
+    # ------------------------------------------------------------------ machines
+
+    def emit(self, kind: str, **facts: Json) -> None:
+        """One line for machines."""
+        if not self.machine:
+            return
+        line = json.dumps({"type": kind, **facts}, ensure_ascii=False, default=str)
+        with self._lock:
+            self._out.write(line + "\n")
+            self._out.flush()
+
+    # ------------------------------------------------------------------ people
+
+    def say(self, text: str) -> None:
+        """A result in words, for people."""
+        if not self.machine:
+            print(text, file=self._out, flush=True)
+
+    def hint(self, text: str) -> None:
+        """Something beside the result, for people."""
+        if not self.machine:
+            print(text, file=self._err, flush=True)
+
+    def table(
+        self, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, note: str = ""
+    ) -> None:
+        """A table for people."""
+        if self.machine:
+            return
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(title=Text(title), title_justify="left", caption=note or None, box=None)
+        for column in columns:
+            table.add_column(column, header_style="bold", overflow="fold")
+        for row in rows:
+            table.add_row(*(Text(cell) for cell in row))
+        Console(file=self._out, width=None if self._out.isatty() else 160).print(table)
+
+    @property
+    def can_ask(self) -> bool:
+        """Whether a person sits at a terminal."""
+        return not self.machine and sys.stdin.isatty() and self._err.isatty()
+
+    def ask(self, question: str) -> str | None:
+        """What a person answers; None without a terminal, or when machines listen."""
+        if not self.can_ask:
+            return None
+        from flows.stop_signals import interruptible
+
+        if self._live is not None:
+            self._live.pause()
+        try:
+            with interruptible():
+                print(question, end=" ", file=self._err, flush=True)
+                return sys.stdin.readline().strip()
+        finally:
+            if self._live is not None:
+                self._live.resume()
+
+    # ------------------------------------------------------------------ both
+
+    def views(self) -> "list[View]":
+        """Who shows the progress of a run."""
+        from flows.cli.live import JsonView, LiveView, PlainView
+
+        if self.machine:
+            return [JsonView(self)]
+        if self._err.isatty():
+            self._live = LiveView(self._err)
+            return [self._live]
+        return [PlainView(self)]
+
+    def summary(self, text: str, *, next_step: str = "", **facts: Json) -> None:
+        """The last word of a command that did what it was asked."""
+        self.emit(
+            "summary",
+            command=self.command,
+            text=text,
+            next=next_step,
+            exit_code=0,
+            seconds=round(self._clock.monotonic() - self._started, 3),
+            **facts,
+        )
+        self.say(text)
+        if next_step:
+            self.hint(f"next: {next_step}")
+
+    def fail(self, error: SealiftError) -> int:
+        """The last word of a command that failed; its exit code."""
+        operands = {k: v for k, v in error.operands.items() if v not in ("", None)}
+        self.emit(
+            "error",
+            command=self.command,
+            code=error.code,
+            message=error.message,
+            next=error.next_step,
+            exit_code=error.exit_code,
+            operands=_plain(operands),
+        )
+        self.hint(f"sealift {self.command}: {error.message}".rstrip())
+        if error.next_step:
+            self.hint(f"next: {error.next_step}")
+        if operands.get("log"):
+            self.hint(f"log: {operands['log']}")
+        return error.exit_code
+
+
+def _plain(value: Any) -> Json:
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(v) for v in value]
+    return value if isinstance(value, bool | int | float | str | None) else str(value)

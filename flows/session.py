@@ -1,0 +1,105 @@
+"""One run of one migration: its lock, its log, its progress and its ports, in that order."""
+
+import logging
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import sealift
+from flows import assembly
+from flows.beat import BeatView
+from flows.board import Board
+from flows.places import state_directory
+from flows.reporter import Reporter, View
+from flows.run_log import Redactor, RunLog
+from sealift.cancel import CancelToken
+from sealift.clock import Clock, SystemClock
+from sealift.config import MigrationPlan
+from sealift.errors import SealiftError
+from sealift.migrator import Migrator
+from sealift.ports import DiskRunner, Ports, side_by_side
+from sealift.store import FileStateStore, StateLock
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """How one run is carried out.
+
+    Attributes:
+        command: its name, in the lock and in the log file's name.
+        views: who sees the progress.
+        environ: for places of files and for secrets to keep out of the log.
+        cancel: stops it.
+        clock: time.
+        run_disks: how the disks of a round are run.
+    """
+
+    command: str
+    views: Sequence[View]
+    environ: Mapping[str, str]
+    cancel: CancelToken = field(default_factory=CancelToken)
+    clock: Clock = field(default_factory=SystemClock)
+    run_disks: DiskRunner = side_by_side
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """An open run."""
+
+    migrator: Migrator
+    ports: Ports
+    reporter: Reporter
+    log_path: Path | None
+
+
+@contextmanager
+def session(plan: MigrationPlan, run: Run) -> Iterator[Session]:
+    """Own the migration, open its ends and its record; everything is let go at the end.
+
+    Raises:
+        LockedError: another run owns it.
+        SealiftError: with the log file as the operand ``log``; also in place of any
+            exception that nobody expected, whose trace is in the log file only.
+    """
+    store = FileStateStore(state_directory(plan, run.environ))
+    with RunLog(store.directory / "logs", run.command, run.clock, run.environ) as run_log:
+        log.info(
+            "sealift %s, %s, python %s", sealift.__version__, run.command, platform.python_version()
+        )
+        try:
+            with _inside(plan, run, store, run_log.path) as opened:
+                yield opened
+        except SealiftError as error:
+            log.error("%s: %s", error.code, error.message, exc_info=True)
+            error.operands.setdefault("log", str(run_log.path or ""))
+            raise
+        except Exception as error:
+            log.exception("unexpected")
+            raise unexpected(error, run_log.path, run.environ) from error
+
+
+@contextmanager
+def _inside(
+    plan: MigrationPlan, run: Run, store: FileStateStore, log_path: Path | None
+) -> Iterator[Session]:
+    board = Board(run.clock)
+    around = assembly.Around(
+        run.clock, run.cancel, board, run.environ, f"sealift {run.command}", run.run_disks
+    )
+    with ExitStack() as stack:
+        stack.enter_context(StateLock(store.directory, around.run_name))
+        views = [*run.views, BeatView(store, around.run_name, run.clock)]
+        reporter = stack.enter_context(Reporter(board, views, run.clock))
+        ports = assembly.ports_over(plan, around, store, stack)
+        yield Session(Migrator.open(ports, plan.migration), ports, reporter, log_path)
+
+
+def unexpected(error: Exception, log_path: Path | None, environ: Mapping[str, str]) -> SealiftError:
+    """What a person sees of an exception that nobody expected: one line and where to look."""
+    text = Redactor(environ)(f"unexpected {type(error).__name__}: {error}")
+    step = f"report it, with {log_path}" if log_path else "report it"
+    return SealiftError(text[:500], next_step=step, log=str(log_path or ""))

@@ -1,0 +1,262 @@
+"""The plan of a migration: one model for the YAML file, the command line and Prefect.
+
+Values are text as people write it (``10GiB``, ``30s``); the model holds bytes and
+seconds. ``sealift.config_load`` reads files and environment variables into it.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from sealift.config_types import (
+    MAX_TEXT_CHARS,
+    AbsolutePath,
+    BlockCount,
+    CommaList,
+    CommaPairs,
+    Duration,
+    Rate,
+    Size,
+)
+from sealift.convergence import ConvergencePolicy, OnDivergence
+from sealift.lineage import LossPolicy
+from sealift.ports import MigrationPolicy, StopPolicy
+from sealift.units import GiB
+
+Text = Annotated[str, StringConstraints(min_length=1, max_length=MAX_TEXT_CHARS)]
+MigrationId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?$")]
+"""Part of bitmap, node, socket and tag names: lower-case letters, digits and inner dashes."""
+
+
+class PlanModel(BaseModel):
+    """Unknown keys are refused, so that a typing error never becomes a default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class QemuSource(PlanModel):
+    """A running QEMU on this host."""
+
+    qmp: AbsolutePath = Field(description="Path of QEMU's QMP socket (-qmp unix:...)")
+    guest_agent: AbsolutePath | None = Field(
+        default=None,
+        description="Path of the guest agent's socket; with it file systems are frozen for the "
+        "instant of a point, without it points are crash-consistent",
+    )
+    scratch: AbsolutePath | None = Field(
+        default=None,
+        description="Folder for the old content of blocks that the guest overwrites while a "
+        "point is read; QEMU must be able to write there. Default: scratch below state_dir",
+    )
+    scratch_limit: Size = Field(
+        default=10 * GiB,
+        gt=0,
+        description="Most bytes of scratch per point, over all disks; when it is used up the "
+        "round fails and begins anew, the guest never notices",
+    )
+    runtime: AbsolutePath | None = Field(
+        default=None,
+        description="Folder for the sockets that QEMU opens for us, at most 70 characters long. "
+        "Default: $XDG_RUNTIME_DIR/sealift, or /tmp/sealift-UID",
+    )
+    persistent_bitmaps: bool = Field(
+        default=False,
+        description="Keep change tracking in the qcow2 images over a clean restart of QEMU (true "
+        "or false)",
+    )
+
+
+class Source(PlanModel):
+    """The machine that is moved."""
+
+    qemu: QemuSource = Field(description="A running QEMU on this host")
+
+
+class AwsPlan(PlanModel):
+    """An AWS account; credentials come from the standard AWS configuration, never from here."""
+
+    subnet: Text = Field(
+        pattern=r"^subnet-[0-9a-z]+$", description="Subnet id that the machine is launched into"
+    )
+    security_groups: Annotated[tuple[Text, ...], CommaList] = Field(
+        min_length=1, max_length=16, description="Security group ids of the launched machine"
+    )
+    region: Text | None = Field(
+        default=None, description="Region name; default: that of the profile or of AWS_REGION"
+    )
+    profile: Text | None = Field(
+        default=None, description="Profile of the shared AWS configuration"
+    )
+    endpoint: Text | None = Field(
+        default=None,
+        pattern=r"^https?://[^/\s@]+/?$",
+        description="URL used for every service, as for a sandbox; default: AWS_ENDPOINT_URL",
+    )
+    instance_type: Text | None = Field(
+        default=None,
+        pattern=r"^[a-z0-9-]+\.[a-z0-9-]+$",
+        description="Instance type; default: the smallest current one that fits vCPU and memory",
+    )
+    encrypted: bool = Field(
+        default=False,
+        description="Make encrypted snapshots (true or false); every zero block is sent then",
+    )
+    kms_key: Text | None = Field(
+        default=None, description="KMS key id, alias or ARN; default: the account's key for EBS"
+    )
+    launch_encrypted: bool = Field(
+        default=False,
+        description="Encrypt volumes at launch though snapshots are not (true or false); every "
+        "zero block is sent then",
+    )
+    volume_type: Literal["gp3", "gp2", "io1", "io2", "st1", "sc1", "standard"] = Field(
+        default="gp3",
+        description="EBS volume type of all launched volumes; st1 and sc1 do not boot",
+    )
+    tags: Annotated[dict[Text, str], CommaPairs] = Field(
+        default_factory=dict,
+        max_length=40,
+        description="Tags on everything that is made, beside Sealift's own",
+    )
+    snapshot_timeout: Duration = Field(
+        default=3 * 86_400.0,
+        ge=600.0,
+        le=3 * 86_400.0,
+        description="How long EBS keeps an unfinished snapshot that receives no block, 10min to "
+        "3d; a stopped run can be resumed for so long",
+    )
+
+    @model_validator(mode="after")
+    def _key_has_a_use(self) -> Self:
+        if self.kms_key and not (self.encrypted or self.launch_encrypted):
+            raise ValueError("kms_key is set but neither encrypted nor launch_encrypted is")
+        return self
+
+
+class Target(PlanModel):
+    """Where the machine is moved to."""
+
+    aws: AwsPlan = Field(description="An AWS account")
+
+
+class StopPlan(PlanModel):
+    """How a cutover stops the source."""
+
+    mode: Literal["shutdown", "pause"] = Field(
+        default="shutdown",
+        description="shutdown asks the guest to power off; pause stops its processors, as a "
+        "power cut would",
+    )
+    shutdown_timeout: Duration = Field(
+        default=120.0, gt=0.0, description="How long the guest may take to power off"
+    )
+    pause_after_timeout: bool = Field(
+        default=True,
+        description="Pause a guest that did not power off in time (true), or undo the cutover "
+        "(false)",
+    )
+
+
+class Policy(PlanModel):
+    """What you accept."""
+
+    on_tracking_loss: LossPolicy = Field(
+        default=LossPolicy.COMPARE,
+        description="When QEMU no longer knows what changed: compare reads everything and sends "
+        "differences, full sends everything, stop fails",
+    )
+    downtime_budget: Duration = Field(
+        default=30.0, gt=0.0, description="Longest acceptable final sync of a cutover"
+    )
+    max_rounds: int = Field(
+        default=10, ge=1, le=1000, description="Most pre-copy rounds of one migrate or cutover"
+    )
+    min_rounds: int = Field(
+        default=1, ge=1, le=1000, description="Fewest pre-copy rounds of one migrate or cutover"
+    )
+    on_divergence: OnDivergence = Field(
+        default=OnDivergence.THROTTLE,
+        description="When the guest writes faster than rounds send: throttle limits the guest's "
+        "writes, continue cuts over anyway, stop fails",
+    )
+    stop: StopPlan = Field(default_factory=StopPlan, description="How a cutover stops the source")
+    health_timeout: Duration = Field(
+        default=600.0,
+        gt=0.0,
+        description="How long the launched machine may take to pass its checks",
+    )
+    verify: BlockCount = Field(
+        default=64,
+        description="Blocks per disk that are read back from the target before it is launched, "
+        "or all",
+    )
+
+    @model_validator(mode="after")
+    def _rounds_fit(self) -> Self:
+        if self.min_rounds > self.max_rounds:
+            raise ValueError(f"min_rounds {self.min_rounds} is above max_rounds {self.max_rounds}")
+        return self
+
+
+class Limits(PlanModel):
+    """What a migration may use."""
+
+    bandwidth: Rate | None = Field(
+        default=None,
+        description="Bytes per second sent to the target, all disks together; no default",
+    )
+    connections: int = Field(
+        default=32, ge=1, le=256, description="Blocks in flight to the target, per disk"
+    )
+    read_connections: int = Field(
+        default=4, ge=1, le=64, description="Connections for reading the source, per disk"
+    )
+    put_rate: int | None = Field(
+        default=None,
+        ge=1,
+        le=100_000,
+        description="PutSnapshotBlock calls per second, all migrations of this user together; "
+        "default: what Service Quotas allows the account",
+    )
+    patience: Duration = Field(
+        default=180.0,
+        gt=0.0,
+        description="How long a call that fails for a passing reason is repeated",
+    )
+
+
+class MigrationPlan(PlanModel):
+    """One machine, from where, to where, and on which terms."""
+
+    migration: MigrationId = Field(
+        description="Name of this migration, unique on this host and in the target account: "
+        "1 to 32 lower-case letters, digits and inner dashes"
+    )
+    source: Source = Field(description="The machine that is moved")
+    target: Target = Field(description="Where it is moved to")
+    policy: Policy = Field(default_factory=Policy, description="What you accept")
+    limits: Limits = Field(default_factory=Limits, description="What it may use")
+    state_dir: AbsolutePath | None = Field(
+        default=None,
+        description="Folder of this migration's journal and logs, belonging to it alone. Default: "
+        "$XDG_STATE_HOME/sealift/MIGRATION",
+    )
+
+    def migration_policy(self) -> MigrationPolicy:
+        """The policy as the engine takes it."""
+        p = self.policy
+        return MigrationPolicy(
+            on_tracking_loss=p.on_tracking_loss,
+            convergence=ConvergencePolicy(p.downtime_budget, p.max_rounds, p.on_divergence),
+            min_rounds=p.min_rounds,
+            stop=StopPolicy(
+                p.stop.mode == "shutdown", p.stop.shutdown_timeout, p.stop.pause_after_timeout
+            ),
+            health_timeout_seconds=p.health_timeout,
+            verify_blocks=p.verify,
+        )
+
+    def state_directory(self, state_home: Path) -> Path:
+        """Where this migration keeps its state; ``state_home`` is where all of them live."""
+        return self.state_dir or state_home / self.migration

@@ -1,0 +1,272 @@
+"""Joins a plan file, environment variables and options into a ``MigrationPlan``.
+
+One rule for names: the field's path in upper case, its parts joined by two underscores,
+after ``SEALIFT_``: ``target.aws.region`` is ``SEALIFT_TARGET__AWS__REGION``. Lists are
+written ``a,b``, maps ``name=value,name=value``. An empty variable counts as not set.
+Options win over variables, variables over the file.
+"""
+
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from sealift.config import MigrationPlan
+from sealift.config_yaml import Document, Node, Path_, Problem, dotted, parse, read_text
+from sealift.errors import ConfigError
+
+PREFIX = "SEALIFT_"
+
+
+class Origin(Enum):
+    """Where a value comes from."""
+
+    DEFAULT = "default"
+    FILE = "file"
+    ENVIRONMENT = "environment"
+    OPTION = "option"
+
+
+@dataclass(frozen=True, slots=True)
+class FieldSpec:
+    """One value that a plan can set.
+
+    Attributes:
+        path: its parts, outermost first.
+        info: type, default and description.
+    """
+
+    path: tuple[str, ...]
+    info: FieldInfo
+
+    @property
+    def name(self) -> str:
+        """``target.aws.region``."""
+        return ".".join(self.path)
+
+    @property
+    def variable(self) -> str:
+        """``SEALIFT_TARGET__AWS__REGION``."""
+        return PREFIX + "__".join(self.path).upper()
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedPlan:
+    """A valid plan and where each of its values comes from."""
+
+    plan: MigrationPlan
+    file: Path | None
+    origins: Mapping[str, Origin]
+
+    def origin(self, name: str) -> Origin:
+        """Where the field ``target.aws.region`` comes from."""
+        return self.origins.get(name, Origin.DEFAULT)
+
+
+def fields(model: type[BaseModel] = MigrationPlan, at: tuple[str, ...] = ()) -> Iterator[FieldSpec]:
+    """Every value that a plan can set, in the model's order."""
+    for name, info in model.model_fields.items():
+        inner = _model_of(info.annotation)
+        if inner is None:
+            yield FieldSpec((*at, name), info)
+        else:
+            yield from fields(inner, (*at, name))
+
+
+def load_plan(
+    file: Path | None,
+    *,
+    environ: Mapping[str, str],
+    options: Mapping[str, str] | None = None,
+    not_fields: frozenset[str] = frozenset(),
+) -> LoadedPlan:
+    """Read, join and check; all problems at once.
+
+    Args:
+        file: the plan; None when everything comes from elsewhere.
+        environ: where ``SEALIFT_...`` variables are looked up.
+        options: values by field name, as from ``--set``.
+        not_fields: variables with our prefix that mean something else.
+
+    Raises:
+        ConfigError: each problem with file, line, column and field, or with its variable;
+            also as the operand ``problems``.
+    """
+    origin = str(file) if file else ""
+    document = parse(read_text(file), origin) if file else Document()
+    problems = list(document.problems)
+    joined = _Joined(document, origin)
+    problems += joined.add_environment(environ, not_fields)
+    problems += joined.add_options(options or {})
+    plan, more = _validated(joined)
+    problems += more
+    if problems or plan is None:
+        raise _config_error(problems, file)
+    return LoadedPlan(plan, file, joined.origins())
+
+
+class _Joined:
+    """One tree of text out of three sources, remembering which value came from where."""
+
+    def __init__(self, document: Document, origin: str) -> None:
+        self.values = document.values
+        self.document = document
+        self.file = origin
+        self._set: dict[tuple[str, ...], tuple[Origin, str]] = {}
+
+    def add_environment(
+        self, environ: Mapping[str, str], not_fields: frozenset[str]
+    ) -> list[Problem]:
+        known = {spec.variable: spec for spec in fields()}
+        problems = []
+        for name in sorted(n for n in environ if n.startswith(PREFIX) and n not in not_fields):
+            if name not in known:
+                near = _near(name, [*known, *not_fields])
+                problems.append(Problem("", f"unknown variable{near}", None, name))
+            elif environ[name]:
+                self._put(known[name].path, environ[name], Origin.ENVIRONMENT, name)
+        return problems
+
+    def add_options(self, options: Mapping[str, str]) -> list[Problem]:
+        known = {spec.name: spec for spec in fields()}
+        problems = []
+        for name, value in options.items():
+            if name not in known:
+                message = f"unknown field{_near(name, list(known))}"
+                problems.append(Problem(name, message, None, "--set"))
+            else:
+                self._put(known[name].path, value, Origin.OPTION, "--set")
+        return problems
+
+    def _put(self, path: tuple[str, ...], value: str, origin: Origin, name: str) -> None:
+        here = self.values
+        for part in path[:-1]:
+            inner = here.get(part)
+            if not isinstance(inner, dict):
+                inner = {}
+                here[part] = inner
+            here = inner
+        here[path[-1]] = value
+        self._set[path] = (origin, name)
+
+    def origins(self) -> dict[str, Origin]:
+        found = {dotted(path): Origin.FILE for path in self.document.places}
+        found.update({dotted(path): origin for path, (origin, _) in self._set.items()})
+        return found
+
+    def problem(self, path: Path_, message: str) -> Problem:
+        """Places a problem at the variable or at the nearest place in the file."""
+        for length in range(len(path), 0, -1):
+            known = self._set.get(tuple(str(part) for part in path[:length]))
+            if known is not None:
+                return Problem(dotted(path), message, None, known[1])
+        for length in range(len(path), -1, -1):
+            place = self.document.places.get(path[:length])
+            if place is not None:
+                return Problem(dotted(path), message, place, self.file)
+        return Problem(dotted(path), message, None, self.file)
+
+
+def _validated(joined: _Joined) -> tuple[MigrationPlan | None, list[Problem]]:
+    try:
+        return MigrationPlan.model_validate(joined.values), []
+    except ValidationError as error:
+        found: dict[Path_, Problem] = {}
+        for detail in error.errors(include_url=False, include_context=False):
+            path = _field_path(detail["loc"], joined.values)
+            if path not in found:
+                found[path] = joined.problem(path, _message(detail, path))
+        return None, list(found.values())
+
+
+def _field_path(loc: tuple[int | str, ...], values: Node) -> Path_:
+    """Without the names of union members that pydantic puts in: only parts of the tree."""
+    model: type[BaseModel] | None = MigrationPlan
+    for at, part in enumerate(loc):
+        if model is None:
+            return (
+                loc[: at + 1] if isinstance(part, int) or _has(values, loc[: at + 1]) else loc[:at]
+            )
+        info = model.model_fields.get(str(part))
+        model = _model_of(info.annotation) if info else None
+    return loc
+
+
+def _has(values: Node, path: Path_) -> bool:
+    here: Any = values
+    for part in path:
+        if not isinstance(here, dict) or part not in here:
+            return False
+        here = here[part]
+    return True
+
+
+def _message(detail: ErrorDetails, path: Path_) -> str:
+    if detail["type"] == "extra_forbidden":
+        model = _model_at(path[:-1])
+        names = list(model.model_fields) if model else []
+        return f"unknown key{_near(str(path[-1]), names)}"
+    if detail["type"] == "missing":
+        return f"is missing: {_described(path)}"
+    given = detail["input"]
+    text = detail["msg"].removeprefix("Value error, ")
+    text = text[:1].lower() + text[1:]
+    return f"{text} (found {given!r:.80})" if isinstance(given, str) and given not in text else text
+
+
+def _described(path: Path_) -> str:
+    model = _model_at(path[:-1])
+    info = model.model_fields.get(str(path[-1])) if model else None
+    return (info.description if info else None) or "required"
+
+
+def _model_at(path: Path_) -> type[BaseModel] | None:
+    model: type[BaseModel] | None = MigrationPlan
+    for part in path:
+        info = model.model_fields.get(str(part)) if model else None
+        model = _model_of(info.annotation) if info else None
+    return model
+
+
+def _model_of(annotation: Any) -> type[BaseModel] | None:
+    """The model behind an annotation, also when it may be None."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
+        return next(filter(None, map(_model_of, typing.get_args(annotation))), None)
+    return None
+
+
+def _near(name: str, known: list[str]) -> str:
+    match = get_close_matches(name, known, n=1, cutoff=0.6)
+    if match:
+        return f"; did you mean {match[0]}?"
+    return f"; known are {', '.join(sorted(known))}" if 0 < len(known) <= 12 else ""
+
+
+def _config_error(problems: list[Problem], file: Path | None) -> ConfigError:
+    lines = [problem.text() for problem in problems]
+    name = str(file) if file else "the plan"
+    count = f"{len(lines)} problem{'s' if len(lines) > 1 else ''} in {name}"
+    return ConfigError(
+        lines[0] if len(lines) == 1 else f"{count}:\n  " + "\n  ".join(lines),
+        next_step="correct what is named; sealift config show prints what is in effect",
+        problems=[
+            {
+                "file": p.origin,
+                "line": p.place.line if p.place else None,
+                "column": p.place.column if p.place else None,
+                "field": p.field,
+                "message": p.message,
+            }
+            for p in problems
+        ],
+    )

@@ -15,8 +15,8 @@ if [ "$($bb cat /etc/disks)" = 2 ]; then
     $bb mount -t ext4 -o noatime,discard "$data" /data
     set -- "$@" /data/records /data/bulk "${data%1}2"
 fi
-if [ -x /sbin/agent ]; then
-    /sbin/agent
+if [ -x /sbin/start-agent ]; then
+    /sbin/start-agent
 fi
 # Set by whoever starts the machine, never by the disk: a landed disk writes only when told.
 if [ "$($bb cat /sys/class/dmi/id/chassis_asset_tag)" = sealift-autostart ]; then
@@ -24,6 +24,7 @@ if [ "$($bb cat /sys/class/dmi/id/chassis_asset_tag)" = sealift-autostart ]; the
 fi
 export SCREEN=/dev/tty0 BUTTONS=/dev/input/event
 /bin/writer "$@"
+$bb killall qemu-ga 2>/dev/null
 $bb sync
 $bb umount /data 2>/dev/null
 $bb mount -o remount,ro /

@@ -14,6 +14,7 @@
 #include <fcntl.h>
 #include <linux/input.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,7 +25,7 @@
 #define ACK_EVERY_NANO 10000000LL
 #define MAX_BUTTONS 4
 
-static int leaving;
+static volatile sig_atomic_t leaving;
 static uint64_t said, rate = 100;
 static int64_t due_nano, said_nano;
 
@@ -173,11 +174,18 @@ static void loop(struct pollfd *fds, int count)
     }
 }
 
+static void leave(int number)
+{
+    (void)number;
+    leaving = 1;
+}
+
 int main(int argc, char **argv)
 {
     struct pollfd fds[1 + MAX_BUTTONS] = {{.fd = 0, .events = POLLIN}};
     int count = 1;
     char path[64];
+    signal(SIGTERM, leave);
     quiet_console();
     for (int i = 0; i < 2 && argc > 3 + 3 * i; i++)
         open_disk(i, argv + 1 + 3 * i);

@@ -217,6 +217,7 @@ def test_a_lost_point_is_replaced_by_a_new_one() -> None:
     script.on_call = break_point
     state = Migrator.open(ports, "m").replicate()
     assert [r.seq for r in state.history] == [1, 3]
+    assert {mode for _, mode, _ in state.history[-1].modes} == {"incremental"}
     assert "snap-vd0-2" not in scenario.cloud.snapshots
     opened(scenario).cutover()
     assert scenario.differences() == []

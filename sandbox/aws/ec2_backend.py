@@ -16,7 +16,7 @@ from moto.ec2.models.elastic_block_store import Snapshot, Volume, VolumeAttachme
 from moto.ec2.utils import random_ami_id, random_snapshot_id
 from moto.kms.models import kms_backends
 
-from sandbox.aws.blocks import BLOCK_BYTES, BLOCKS_PER_GIB, BlockMap, export
+from sandbox.aws.blocks import BLOCK_BYTES, BLOCKS_PER_GIB, BlockMap, export, read_block
 from sandbox.aws.direct import DirectApi
 from sandbox.aws.ec2_images import (
     Device,
@@ -297,6 +297,14 @@ class SandboxEc2Backend(EC2Backend, SnapshotSizes):
         noise_of = volume_id if volume.encrypted else None
         size_bytes = volume.size * BLOCKS_PER_GIB * BLOCK_BYTES
         return export(self.contents[volume_id].blocks, size_bytes, noise_of, path)
+
+    def volume_block(self, volume_id: str, index: int) -> bytes:
+        """One block as a machine would read it."""
+        volume = self.get_volume(volume_id)
+        if not 0 <= index < volume.size * BLOCKS_PER_GIB:
+            raise IndexError(index)
+        noise_of = volume_id if volume.encrypted else None
+        return read_block(self.contents[volume_id].blocks, index, noise_of)
 
     def _check_volume_size(self, size_gib: int, record: SnapshotRecord) -> None:
         if size_gib < record.facts.size_gib:

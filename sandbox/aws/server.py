@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 
 from sandbox.aws.control import ControlApi
-from sandbox.aws.ec2_backend import SandboxSnapshot
+from sandbox.aws.ec2_backend import SandboxEc2Backend, SandboxSnapshot
 from sandbox.aws.faults import FaultBook, RequestLog
 from sandbox.aws.front import FrontServer
 from sandbox.aws.gateway import Gateway
@@ -153,7 +153,19 @@ class AwsSandbox:
             KeyError: no such volume.
             FileExistsError: the file is already there.
         """
+        return self._holder(volume_id).export_volume(volume_id, path)
+
+    def volume_block(self, volume_id: str, index: int) -> bytes:
+        """One 512 KiB block as a machine reads it from a volume.
+
+        Raises:
+            KeyError: no such volume.
+            IndexError: the volume ends before the block.
+        """
+        return self._holder(volume_id).volume_block(volume_id, index)
+
+    def _holder(self, volume_id: str) -> SandboxEc2Backend:
         for backend in self._gateway.regions():
             if volume_id in backend.contents:
-                return backend.export_volume(volume_id, path)
+                return backend
         raise KeyError(volume_id)

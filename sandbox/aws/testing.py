@@ -4,6 +4,7 @@ import base64
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import boto3
@@ -39,6 +40,20 @@ def linear(*blocks: bytes) -> str:
     return base64.b64encode(hashlib.sha256(joined).digest()).decode()
 
 
+@lru_cache(maxsize=256)
+def _client(cloud: "Cloud", service: str, region: str, validate: bool) -> Any:
+    return boto3.client(
+        service,  # type: ignore[call-overload]
+        endpoint_url=cloud.endpoint_url,
+        region_name=region,
+        aws_access_key_id=cloud.access_key,
+        aws_secret_access_key=cloud.secret_key,
+        config=Config(
+            retries={"total_max_attempts": 1}, read_timeout=20, parameter_validation=validate
+        ),
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Cloud:
     """Clients of one server and the short forms that tests are written in."""
@@ -55,17 +70,8 @@ class Cloud:
         return cls(sandbox.endpoint_url, keys.access_key, keys.secret_key)
 
     def client(self, service: str, region: str | None = None, *, validate: bool = True) -> Any:
-        """A client that never repeats a call."""
-        return boto3.client(
-            service,  # type: ignore[call-overload]
-            endpoint_url=self.endpoint_url,
-            region_name=region or self.region,
-            aws_access_key_id=self.access_key,
-            aws_secret_access_key=self.secret_key,
-            config=Config(
-                retries={"total_max_attempts": 1}, read_timeout=20, parameter_validation=validate
-            ),
-        )
+        """A client that never repeats a call; one per server, service and region."""
+        return _client(self, service, region or self.region, validate)
 
     @property
     def ebs(self) -> Any:

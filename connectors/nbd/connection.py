@@ -40,6 +40,10 @@ class Connection:
         self._read_flags = self._flags_of_reads(endpoint)
         self._deadline_seconds = endpoint.deadline_seconds
         self._cookies = count(1)
+        # In one piece: QEMU answers a failing read in pieces by closing the connection
+        # (nbd_co_send_sparse_read, seen in 7.2), and only one in one piece by an error.
+        can_df = self._negotiated.structured and ExportFlag.SEND_DF in self._negotiated.flags
+        self._read_flags = protocol.COMMAND_DONT_FRAGMENT if can_df else 0
         self._ids = frozenset(context.id for context in self._negotiated.contexts)
         self.usable = True
 
@@ -109,6 +113,11 @@ class Connection:
             self._transport.send(protocol.request(Command.DISCONNECT, next(self._cookies)))
         except SealiftError:
             return
+
+    def _read(self, offset: int, view: memoryview, flags: int) -> WireError | None:
+        with self._exchange(len(view)):
+            cookie = self._request(Command.READ, offset, len(view), flags=flags)
+            return self._replies.data(cookie, offset, view)
 
     def _command(
         self, command: Command, offset: int, length: int, payload: memoryview | None = None

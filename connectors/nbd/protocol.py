@@ -139,6 +139,7 @@ class NbdErrno(IntEnum):
     ESHUTDOWN = 108
 
 
+COMMAND_DONT_FRAGMENT = 4  # only where ExportFlag.SEND_DF is
 CHUNK_ERROR_BIT = 0x8000
 CHUNK_DONE = 1
 

@@ -82,8 +82,8 @@ class Peer:
 
     def receive_request(self) -> "Request":
         """The client's next request, without its payload."""
-        _, _, command, cookie, offset, length = struct.unpack(">LHHQQL", self.receive(28))
-        return Request(command, cookie, offset, length)
+        _, flags, command, cookie, offset, length = struct.unpack(">LHHQQL", self.receive(28))
+        return Request(command, cookie, offset, length, flags)
 
     def chunk(
         self, cookie: int, kind: int, payload: bytes = b"", *, done: bool = True, length: int = -1
@@ -106,6 +106,7 @@ class Request:
     cookie: int
     offset: int
     length: int
+    flags: int
 
 
 Script = Callable[[Peer], object]

@@ -445,6 +445,24 @@ def test_error_numbers_have_their_class(
     assert error.retryable == (errno != 5)
 
 
+def test_a_read_that_is_too_long_for_one_piece_is_asked_for_in_pieces(tmp_path: Path) -> None:
+    def prefers_pieces(peer: Peer) -> None:
+        peer.haggle(MiB, 1 | 2 | 128)
+        while True:
+            request = peer.receive_request()
+            if request.flags:
+                peer.chunk(request.cookie, 0x8001, struct.pack(">LH", 75, 0))
+                continue
+            half = request.length // 2
+            peer.chunk(request.cookie, 1, data(request.offset + half, b"B" * half), done=False)
+            peer.chunk(request.cookie, 1, data(request.offset, b"A" * half))
+
+    with HostileServer(tmp_path / "s", prefers_pieces), closing(reader(tmp_path / "s")) as opened:
+        buffer = bytearray(8192)
+        opened.read_into(0, memoryview(buffer))
+        assert buffer == b"A" * 4096 + b"B" * 4096
+
+
 def test_listing_contexts_is_bounded_too(tmp_path: Path) -> None:
     script = option_answer(
         lambda p, o: [p.option_reply(o, 4, b"\0\0\0\0qemu:x") for _ in range(9999)], at=9

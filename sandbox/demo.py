@@ -98,6 +98,7 @@ class Demo:
         with tempfile.TemporaryDirectory(prefix="sealift-") as short:
             work = Path(short)
             self._title("A guest with two disks, built to boot by itself")
+            (work / "guest").mkdir()
             disks = build_guest(GuestSpec(self._firmware), work / "guest")
             booter = InstanceBooter(work / "landed")
             machine = GuestMachine(MachineSpec(disks, self._firmware, autostart=True), work / "vm")
@@ -115,14 +116,14 @@ class Demo:
         environment = {**os.environ, **sandbox.environment()}
         self._write_plan(work, machine, environment)
         prefect = ["--prefect"] if self._prefect else []
-        self._command(environment, "preflight", str(self._plan))
-        self._command(environment, "plan", str(self._plan))
+        self._command(environment, "preflight")
+        self._command(environment, "plan")
         self._title("Pre-copy rounds while the guest keeps writing")
-        self._command(environment, "migrate", str(self._plan), *prefect)
+        self._command(environment, "migrate", *prefect)
         self._say(f"  the guest never stopped; acknowledged so far: {machine.acked()}")
         self._title("Cutover")
-        self._command(environment, "cutover", str(self._plan), "--no-rounds", "--yes")
-        self._command(environment, "status", str(self._plan))
+        self._command(environment, "cutover", "--no-rounds", "--yes")
+        self._command(environment, "status")
         return self._count(machine.acked(), machine, booter)
 
     def _count(self, acknowledged: int, machine: GuestMachine, booter: InstanceBooter) -> Outcome:
@@ -165,7 +166,7 @@ class Demo:
         self._say(f"$ sealift {' '.join(arguments)}")
         began = self._clock.monotonic()
         command = [sys.executable, "-m", "flows.cli.main", *arguments]
-        done = subprocess.run(command, env=environment, check=False)
+        done = subprocess.run(command, cwd=self._output, env=environment, check=False)
         if done.returncode:
             raise ToolError(f"sealift {arguments[0]} ended with exit code {done.returncode}")
         self._say(f"  ({format_duration(self._clock.monotonic() - began)})")

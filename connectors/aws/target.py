@@ -20,6 +20,7 @@ from sealift.disk import DiskWriter
 from sealift.endpoints import Check, Health, SnapshotRef, SnapshotState, SourceVm, VmDisk
 from sealift.errors import PointLostError
 from sealift.ratelimit import RateLimit
+from sealift.units import GiB, round_up
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2.type_defs import VolumeTypeDef
@@ -104,6 +105,10 @@ class AwsTarget:
             encrypted=facts.encrypted,
             base_id=base.id if base else None,
         )
+
+    def volume_size(self, disk_size: int) -> int:
+        """Bytes of the volume that a disk needs: whole GiB, at least one."""
+        return round_up(max(disk_size, 1), GiB)
 
     def delete_snapshot(self, snapshot_id: str) -> None:
         """See ``Snapshots.delete``."""

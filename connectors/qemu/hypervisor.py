@@ -15,29 +15,42 @@ from pathlib import Path
 
 from connectors.nbd import NbdReader, UnixAddress
 from connectors.qemu import answers, bitmaps, machine
+from connectors.qemu.agent import agent_answers
 from connectors.qemu.graph import BlockState, load_block_state
 from connectors.qemu.machine import Disk, find_disks
 from connectors.qemu.names import Names, Part, short_disk
 from connectors.qemu.points import Points
+from connectors.qemu.power import Power, RunState, run_state
 from connectors.qemu.qmp import QmpSession
+from connectors.qemu.quiet import Quiet
 from connectors.qemu.reader import PointReader
 from connectors.qemu.records import (
     OpenPoint,
     boot_id,
+    forget_boot,
     point_from_text,
     point_to_text,
     read_record,
     write_record,
 )
-from connectors.qemu.scratch import check_room, shares
+from connectors.qemu.scratch import check_room, remove_file, shares
 from connectors.qemu.server import ensure_server, socket_path, stop_server
+from connectors.qemu.throttle import lift_limit, limit_writes, limited_devices
 from sealift.cancel import CancelToken
 from sealift.clock import Clock
 from sealift.disk import DiskReader
-from sealift.endpoints import Consistency, PointInfo, SourceVm, Tracking
-from sealift.errors import PointLostError, SourceError, SourceReadError, TransientError
+from sealift.endpoints import Fenced, PointInfo, SourceVm, Tracking
+from sealift.errors import (
+    PointLostError,
+    SealiftError,
+    SourceError,
+    TransientError,
+)
 
 _log = logging.getLogger(__name__)
+
+_AGENT_SECONDS = 3.0
+_POLL_SECONDS = 0.25
 
 
 class QemuHypervisor:
@@ -105,7 +118,6 @@ class QemuHypervisor:
         """
         with self._session() as qmp:
             state = load_block_state(qmp)
-            status = answers.as_mapping(qmp.execute("query-status"), "status")
             return SourceVm(
                 uuid=_field(qmp, "query-uuid", "UUID"),
                 name=_field(qmp, "query-name", "name"),
@@ -116,8 +128,8 @@ class QemuHypervisor:
                 memory_bytes=machine.memory_bytes(qmp),
                 disks=tuple(disk.vm for disk in find_disks(qmp, state)),
                 nics=machine.find_nics(qmp),
-                running=answers.flag(status, "running"),
-                guest_agent=False,
+                running=run_state(qmp) is RunState.RUNNING,
+                guest_agent=self._agent_answers(),
             )
 
     def tracking(self) -> Sequence[Tracking]:
@@ -137,22 +149,22 @@ class QemuHypervisor:
             SourceError: a disk is gone, busy or cannot be migrated, another point is open,
                 or QEMU refused; then nothing is left open and no change is forgotten.
         """
+        found = self._find(seq)
+        if found is not None and dict(found.info.bases) == dict(bases):
+            return found.info
         with self._session() as qmp:
-            found = self._find(qmp, seq)
-            if found is not None and dict(found.info.bases) == dict(bases):
-                return found.info
             self._abort(qmp, seq)
             plan = self._plan(qmp, seq, bases)
-            try:
+        try:
+            with self._session() as qmp:
                 return self._open(qmp, plan)
-            except BaseException:
-                self._abort_after_failure(seq)
-                raise
+        except BaseException:
+            self._abort_after_failure(seq)
+            raise
 
     def find_point(self, seq: int) -> PointInfo | None:
         """See ``Hypervisor.find_point``."""
-        with self._session() as qmp:
-            found = self._find(qmp, seq)
+        found = self._find(seq)
         return None if found is None else found.info
 
     def reader(self, seq: int, disk_id: str) -> DiskReader:
@@ -179,6 +191,84 @@ class QemuHypervisor:
         """See ``Hypervisor.abort_point``."""
         with self._session() as qmp:
             self._abort(qmp, seq)
+
+    def forget(self) -> None:
+        """See ``Hypervisor.forget``."""
+        with self._session() as qmp:
+            points = self._points(qmp)
+            for seq in points.open_seqs(load_block_state(qmp)):
+                points.close(seq)
+            state = load_block_state(qmp)
+            command = bitmaps.remove_all(state, self._names)
+            if command is not None:
+                qmp.run(command)
+            lift_limit(qmp, limited_devices(state, self._names))
+            self._power(qmp).restore()
+            stop_server(qmp)
+            forget_boot(qmp, load_block_state(qmp))
+        for path in self._scratch_dir.glob(self._names.scratch_pattern):
+            remove_file(path)
+
+    # ------------------------------------------------------------------ power
+
+    def throttle(self, write_bytes_per_second: int | None) -> None:
+        """See ``Hypervisor.throttle``.
+
+        Raises:
+            SourceError: somebody else limits a disk already; nothing was changed.
+        """
+        with self._session() as qmp:
+            state = load_block_state(qmp)
+            if write_bytes_per_second is None:
+                lift_limit(qmp, limited_devices(state, self._names))
+            else:
+                disks = find_disks(qmp, state)
+                limit_writes(qmp, self._names, disks, write_bytes_per_second)
+
+    def shutdown(self, timeout_seconds: float) -> bool:
+        """See ``Hypervisor.shutdown``. QEMU stays alive with the disks, see ``resume``.
+
+        Raises:
+            StoppedError: asked to stop while waiting; the guest may still power off.
+        """
+        until = self._clock.monotonic() + timeout_seconds
+        with self._session() as qmp:
+            power = self._power(qmp)
+            power.keep_alive()
+            if run_state(qmp) is RunState.RUNNING:
+                power.ask_to_power_off(self._agent_path)
+        while not self._is_off():
+            if self._clock.monotonic() > until:
+                return False
+            self._cancel.check()
+            self._clock.sleep(_POLL_SECONDS)
+        return True
+
+    def _is_off(self) -> bool:
+        with self._session() as qmp:
+            return run_state(qmp) is RunState.SHUTDOWN
+
+    def pause(self) -> None:
+        """See ``Hypervisor.pause``."""
+        with self._session() as qmp:
+            self._power(qmp).pause()
+
+    def fence(self, seq: int | None = None) -> Fenced:
+        """See ``Hypervisor.fence``; never raises, what cannot be known is UNKNOWN."""
+        try:
+            with self._session() as qmp:
+                return self._power(qmp).fence(seq)
+        except SealiftError as error:
+            _log.warning("fence is unknown: %s", error.message)
+            return Fenced.UNKNOWN
+
+    def resume(self) -> None:
+        """See ``Hypervisor.resume``."""
+        with self._session() as qmp:
+            power = self._power(qmp)
+            lift_limit(qmp, limited_devices(load_block_state(qmp), self._names))
+            power.resume()
+            power.restore()
 
     def close(self) -> None:
         """See ``Hypervisor.close``; sessions end with each call."""
@@ -209,17 +299,18 @@ class QemuHypervisor:
         start = bitmaps.start_recording(
             plan.state, self._names, plan.disks, plan.seq, persistent=self._persistent
         )
-        status = answers.as_mapping(qmp.execute("query-status"), "status")
-        running = answers.flag(status, "running")
-        instant = points.take(plan.seq, plan.disks, plan.bases, start, running=running)
+        with Quiet(self._agent_path, self._clock, run_state(qmp)) as quiet:
+            pause_seconds = points.take(
+                plan.seq, plan.disks, plan.bases, start, running=quiet.running
+            )
         nonce = secrets.token_hex(8)
         points.publish(plan.seq, plan.disks, plan.bases, nonce)
         info = PointInfo(
             seq=plan.seq,
             boot_id=boot_id(qmp),
-            consistency=Consistency.CRASH,
-            note="no guest agent",
-            pause_seconds=instant.pause_seconds,
+            consistency=quiet.consistency,
+            note=quiet.note,
+            pause_seconds=pause_seconds,
             disks=tuple(disk.id for disk in plan.disks),
             bases=plan.bases,
         )
@@ -237,7 +328,10 @@ class QemuHypervisor:
         stop_server(qmp)
 
     def _abort_after_failure(self, seq: int) -> None:
-        """In a session of its own: the failure may have been the session's."""
+        """In a session of its own: the failure may have been the session's.
+
+        Bounded by the deadlines of a session; what fails here, the next call does.
+        """
         try:
             self.abort_point(seq)
         except Exception:
@@ -245,13 +339,14 @@ class QemuHypervisor:
 
     # ------------------------------------------------------------------ finding
 
-    def _find(self, qmp: QmpSession, seq: int) -> OpenPoint | None:
-        text = read_record(qmp, self._names.record(seq))
-        if text is None:
-            return None
-        point = point_from_text(text)
-        if not self._in_place(load_block_state(qmp), point):
-            return None
+    def _find(self, seq: int) -> OpenPoint | None:
+        with self._session() as qmp:
+            text = read_record(qmp, self._names.record(seq))
+            if text is None:
+                return None
+            point = point_from_text(text)
+            if not self._in_place(load_block_state(qmp), point):
+                return None
         return point if all(self._readable(point, disk) for disk in point.sources) else None
 
     def _in_place(self, state: BlockState, point: OpenPoint) -> bool:
@@ -275,7 +370,7 @@ class QemuHypervisor:
             return False
         try:
             reader.check()
-        except (PointLostError, SourceReadError):
+        except (SourceError, TransientError):
             return False
         finally:
             reader.close()
@@ -316,6 +411,14 @@ class QemuHypervisor:
 
     def _export(self, point: OpenPoint, disk_id: str, part: Part) -> str:
         return self._names.export(point.info.seq, disk_id, part, point.nonce)
+
+    def _agent_answers(self) -> bool:
+        if self._agent_path is None:
+            return False
+        return agent_answers(self._agent_path, self._clock, _AGENT_SECONDS)
+
+    def _power(self, qmp: QmpSession) -> Power:
+        return Power(qmp, self._names, self._clock)
 
     def _points(self, qmp: QmpSession) -> Points:
         return Points(qmp, self._names, self._scratch_dir, self._clock)

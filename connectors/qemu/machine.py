@@ -78,8 +78,8 @@ def _disk(qmp: QmpSession, state: BlockState, device: Device) -> Disk | None:
     path = device.qdev if device.qdev.startswith("/") else f"{_PERIPHERAL}/{device.qdev}"
     path = path.removesuffix(_BACKEND)
     kind = _property_text(qmp, path, "type")
-    if device.read_only or kind.startswith(_NO_DISK_TYPES):
-        return None
+    if device.read_only or not kind or kind.startswith(_NO_DISK_TYPES):
+        return None  # without a type: it is being unplugged right now
     disk_id = _device_id(path, kind)
     refuse_jobs(state, disk_id, device.top)
     if device.top.startswith("#") or device.top not in state.nodes:

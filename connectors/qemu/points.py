@@ -20,7 +20,6 @@ guest running and at worst a half-open point, which ``close`` knows by its names
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from connectors.qemu import answers, bitmaps
@@ -40,17 +39,6 @@ COPY_SECONDS = 10
 _EXPORT_END_SECONDS = 10.0
 _POLL_SECONDS = 0.005
 _TOP_DOWN = (Part.PROBE, Part.FILTER, Part.SCRATCH, Part.LIMIT, Part.FILE)
-
-
-@dataclass(frozen=True, slots=True)
-class Instant:
-    """The instant that a burst made.
-
-    Attributes:
-        pause_seconds: how long the guest's processors stood still, by QEMU's own clock.
-    """
-
-    pause_seconds: float
 
 
 class Points:
@@ -93,8 +81,10 @@ class Points:
         start: Command,
         *,
         running: bool,
-    ) -> Instant:
+    ) -> float:
         """Make the instant, over all disks at once.
+
+        Returns how many seconds the guest's processors stood still, by QEMU's own clock.
 
         One disk is exchanged atomically below the running guest. Several are exchanged one
         by one, so the guest's processors stand still meanwhile.
@@ -113,7 +103,7 @@ class Points:
         if pause:
             self._undo_unwanted_start(found[0])
         _check(commands, found)
-        return Instant(_paused_seconds(events) if pause else 0.0)
+        return _paused_seconds(events) if pause else 0.0
 
     def _undo_unwanted_start(self, before: Answer) -> None:
         """Somebody stopped the guest between our look and our burst: then it stays stopped."""

@@ -9,6 +9,7 @@ import asyncio
 import json
 import logging
 import socket
+import struct
 import threading
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -154,6 +155,14 @@ class QmpSession:
         answers = self._await(self._client.burst(commands), "a burst of commands")
         return answers, list(self._client.seen)
 
+    def peer_arguments(self) -> list[str]:
+        """QEMU's command line, by the kernel's word on who listens; empty if not to be seen."""
+        try:
+            raw = Path(f"/proc/{self._client.peer_pid()}/cmdline").read_bytes()
+        except OSError:
+            return []
+        return [part.decode(errors="replace") for part in raw.split(b"\0")]
+
     def close(self) -> None:
         """Free the monitor for others; idempotent."""
         if self._loop.is_closed():
@@ -230,6 +239,14 @@ class _Client(QMPClient):
         stamp = as_mapping(msg.get("timestamp"), "timestamp")
         seconds = number(stamp, "seconds") + number(stamp, "microseconds") / 1e6
         self.seen.append(Event(text(msg, "event"), seconds))
+
+    def peer_pid(self) -> int:
+        """The process that opened the listening socket."""
+        if self._writer is None:
+            return 0
+        plain = self._writer.get_extra_info("socket")
+        found = plain.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        return int(struct.unpack("3i", found)[0])
 
     async def burst(self, commands: Sequence[Command]) -> list[Answer]:
         """Send all commands in one write that QEMU finishes without us.

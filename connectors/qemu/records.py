@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from connectors.qemu import answers
+from connectors.qemu.graph import BlockState
 from connectors.qemu.names import BOOT_RECORD
 from connectors.qemu.qmp import QmpSession
 from sealift.endpoints import Consistency, PointInfo
@@ -58,6 +59,14 @@ def boot_id(qmp: QmpSession) -> str:
         known = str(uuid.uuid4())
         write_record(qmp, BOOT_RECORD, known)
     return known
+
+
+def forget_boot(qmp: QmpSession, state: BlockState) -> None:
+    """Remove the mark of this QEMU process when no migration has anything left in it."""
+    bitmaps = (bitmap.name for node in state.nodes.values() for bitmap in node.bitmaps)
+    names = [*bitmaps, *state.nodes, *list_records(qmp)]
+    if all(n == BOOT_RECORD or not n.startswith(("sl-", "sealift-")) for n in names):
+        delete_record(qmp, BOOT_RECORD)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import pytest
 from connectors.qemu import QemuHypervisor
 from sealift.clock import SystemClock
 from sealift.disk import DiskReader
+from sealift.extents import Kind
 from sealift.units import MiB
 
 QEMU = "qemu-system-x86_64"
@@ -33,13 +34,13 @@ class Monitor:
         self._file.readline()
         self.run("qmp_capabilities")
 
-    def run(self, name: str, **arguments: object) -> object:
+    def run(self, name: str, /, **arguments: object) -> object:
         """One command; an error reply fails the test."""
         reply = self.ask(name, **arguments)
         assert "error" not in reply, f"{name}: {reply}"
         return reply["return"]
 
-    def ask(self, name: str, **arguments: object) -> dict[str, object]:
+    def ask(self, name: str, /, **arguments: object) -> dict[str, object]:
         """One command, with its reply as it is."""
         message = {
             "execute": name,
@@ -57,6 +58,12 @@ class Monitor:
         """One line of the human monitor."""
         return str(self.run("human-monitor-command", command_line=line))
 
+    def wait_for(self, event: str) -> None:
+        """Return when QEMU has said so."""
+        while event not in self.events:
+            said = json.loads(self._file.readline())
+            self.events.append(str(said["event"]))
+
     def close(self) -> None:
         """Let go of the socket."""
         self._file.close()
@@ -69,8 +76,13 @@ class Vm:
 
     directory: Path
     arguments: list[str]
+    sizes: list[int]
+    content: list[bytearray] = field(init=False)
     process: "subprocess.Popen[bytes]" = field(init=False)
     monitor: Monitor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.content = [bytearray(size) for size in self.sizes]
 
     def start(self) -> None:
         """Start, and wait until QMP answers."""
@@ -120,6 +132,12 @@ class Vm:
     def write(self, index: int, pattern: int, offset: int, length: int) -> None:
         """The guest writes one byte value."""
         self.guest(index, f"write -P {pattern:#x} {offset} {length}")
+        self.content[index][offset : offset + length] = bytes([pattern]) * length
+
+    def zero(self, index: int, offset: int, length: int) -> None:
+        """The guest zeroes a range and lets its space go."""
+        self.guest(index, f"write -z -u {offset} {length}")
+        self.content[index][offset : offset + length] = bytes(length)
 
     def qdev(self, index: int) -> str:
         """Name of the device's backend."""
@@ -160,14 +178,14 @@ class Vm:
 
 
 def _connected(path: Path, process: "subprocess.Popen[bytes]") -> Monitor:
-    waited = 0
-    while not path.exists() and process.poll() is None and waited < 200:
-        waited += 1
+    for _ in range(200):
         try:
-            process.wait(0.05)
-        except subprocess.TimeoutExpired:
-            continue
-    return Monitor(path)
+            return Monitor(path)
+        except OSError:
+            # A socket of a killed QEMU lies there until the new one listens.
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(0.05)
+    raise AssertionError("QEMU does not start")
 
 
 MakeVm = Callable[..., Vm]
@@ -229,7 +247,7 @@ def make_vm(directory: Path) -> Iterator[MakeVm]:
             running=running,
             machine=machine,
         )
-        vm = Vm(directory, [*arguments, *extra])
+        vm = Vm(directory, [*arguments, *extra], [size] * disks)
         vm.start()
         started.append(vm)
         return vm
@@ -276,6 +294,17 @@ class Attach:
 def attach(directory: Path) -> Attach:
     """See ``Attach``."""
     return Attach(directory)
+
+
+def bring_up_to_date(reader: DiskReader, replica: bytearray) -> None:
+    """What a sync does, in its simplest form."""
+    with closing(reader), memoryview(replica) as view:
+        for extent in reader.extents(0, reader.size):
+            if extent.kind is Kind.DATA:
+                with view[extent.start : extent.end] as part:
+                    reader.read_into(extent.start, part)
+            elif extent.kind is Kind.ZERO:
+                view[extent.start : extent.end] = bytes(extent.length)
 
 
 def whole(reader: DiskReader) -> bytes:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from uuid import uuid4
 
 from converters import qemu_img
 from converters.display import printable
@@ -13,7 +14,9 @@ from converters.image import Image, absolute
 from converters.partial import partial_file
 from converters.process import Limits
 from converters.untrusted import ImageFacts
+from converters.vhd import fixed_footer
 from sealift.cancel import CancelToken
+from sealift.clock import Clock, SystemClock
 from sealift.errors import ImageError, IntegrityError, UsageError
 from sealift.units import GiB, MiB, round_up
 
@@ -59,6 +62,7 @@ def convert_image(
     verify: bool = True,
     on_progress: Report | None = None,
     cancel: CancelToken | None = None,
+    clock: Clock | None = None,
 ) -> Converted:
     """Write the disk of ``source`` to ``target``.
 
@@ -76,6 +80,7 @@ def convert_image(
         verify: read both disks in full and compare them before the target appears.
         on_progress: see ``Report``.
         cancel: ends the tool and removes what it wrote.
+        clock: for the time in a VHD's footer.
 
     Raises:
         UsageError: the target exists or is a part of the source, or the container
@@ -90,20 +95,24 @@ def convert_image(
     _usable(source, path, container, compress=compress)
     report = on_progress or (lambda _phase, _done: None)
     _check(source, report, cancel)
+    # QEMU neither writes nor reads a VHD of more than 2,040 GiB, which Azure takes.
+    through = Container.RAW if container is Container.VHD_FIXED else container
     with partial_file(path, overwrite=overwrite) as partial:
         qemu_img.convert(
             source.image,
             partial,
-            container,
+            through,
             limits=_limits(source.virtual_size_bytes),
             compress=compress,
             on_progress=lambda done: report(Phase.CONVERT, done),
             cancel=cancel,
         )
-        written = Image(partial, container.image_format)
+        written = Image(partial, through.image_format)
         _same_size(source, written)
         if verify:
             _same_bytes(source.image, written, report, cancel)
+        if container is Container.VHD_FIXED:
+            _append_footer(partial, source.virtual_size_bytes, clock)
         size = partial.stat().st_size
     return Converted(
         Image(path, container.image_format), source.virtual_size_bytes, size, verified=verify
@@ -167,6 +176,13 @@ def _same_size(source: ImageFacts, written: Image) -> None:
             size_bytes=size,
             source_size_bytes=source.virtual_size_bytes,
         )
+
+
+def _append_footer(partial: Path, size_bytes: int, clock: Clock | None) -> None:
+    created = (clock or SystemClock()).now()
+    with partial.open("r+b") as file:
+        file.seek(size_bytes)
+        file.write(fixed_footer(size_bytes, unique_id=uuid4(), created=created))
 
 
 def _same_bytes(source: Image, written: Image, report: Report, cancel: CancelToken | None) -> None:

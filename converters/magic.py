@@ -25,7 +25,7 @@ _PREFIXES = (
     (b"WithouFreSpacExt", ImageFormat.PARALLELS),
 )
 _QCOW_MAGIC = b"QFI\xfb"
-_VDI_MAGIC = b"\x7f\x10\xda\xbe"[::-1]
+_VDI_MAGIC = b"\x7f\x10\xda\xbe"
 _VDI_OFFSET = 64
 _VHD_COOKIE = b"conectix"
 

@@ -5,7 +5,7 @@ from itertools import count
 from connectors.nbd import protocol
 from connectors.nbd.failures import read_failure, write_failure
 from connectors.nbd.handshake import Endpoint, Negotiated, negotiate
-from connectors.nbd.protocol import Command, ExportFlag, Status, WireError
+from connectors.nbd.protocol import Command, ExportFlag, NbdErrno, Status, WireError
 from connectors.nbd.replies import ReplyReader
 from connectors.nbd.transport import Transport
 from sealift.cancel import CancelToken
@@ -37,13 +37,10 @@ class Connection:
         self._transport, self._negotiated = negotiate(endpoint, clock, cancel)
         self._replies = ReplyReader(self._transport, structured=self._negotiated.structured)
         self._what = str(endpoint)
-        self._read_flags = self._flags_of_reads(endpoint)
+        self._unfragmented = endpoint.unfragmented
+        self._read_flags = self._flags_of_reads()
         self._deadline_seconds = endpoint.deadline_seconds
         self._cookies = count(1)
-        # In one piece: QEMU answers a failing read in pieces by closing the connection
-        # (nbd_co_send_sparse_read, seen in 7.2), and only one in one piece by an error.
-        can_df = self._negotiated.structured and ExportFlag.SEND_DF in self._negotiated.flags
-        self._read_flags = protocol.COMMAND_DONT_FRAGMENT if can_df else 0
         self._ids = frozenset(context.id for context in self._negotiated.contexts)
         self.usable = True
 
@@ -59,12 +56,12 @@ class Connection:
             SourceReadError: this range cannot be read; the connection is usable.
             ConnectionLostError, ProtocolError, StoppedError: it is not.
         """
-        length = len(view)
-        with self._exchange(length):
-            cookie = self._request(Command.READ, offset, length, flags=self._read_flags)
-            error = self._replies.data(cookie, offset, view)
+        error = self._read(offset, view, self._read_flags)
+        too_long = error is not None and error.errno == NbdErrno.EOVERFLOW
+        if too_long and self._read_flags and not self._unfragmented:
+            error = self._read(offset, view, 0)
         if error is not None:
-            raise self._read_failure(error, offset, length)
+            raise self._read_failure(error, offset, len(view))
 
     def block_status(self, offset: int, length: int) -> dict[str, Status]:
         """Status per context name, over all negotiated contexts.
@@ -130,13 +127,20 @@ class Connection:
             self.usable = self.usable and not isinstance(failure, ConnectionLostError)
             raise failure
 
-    def _flags_of_reads(self, endpoint: Endpoint) -> int:
-        if not endpoint.unfragmented or not self._negotiated.structured:
+    def _flags_of_reads(self) -> int:
+        """Reads are asked for in one piece wherever the server can.
+
+        QEMU answers a read in pieces that fails half-way by closing the connection, and
+        one in one piece by an error (nbd_co_send_sparse_read, seen in 7.2).
+        """
+        if not self._negotiated.structured:
             return 0  # simple replies are in one piece anyway
-        if ExportFlag.SEND_DF not in self._negotiated.flags:
+        if ExportFlag.SEND_DF in self._negotiated.flags:
+            return protocol.DONT_FRAGMENT
+        if self._unfragmented:
             self._transport.close()
             raise SourceError(f"{self._what} cannot answer reads in one piece")
-        return protocol.DONT_FRAGMENT
+        return 0
 
     def _request(
         self,

@@ -112,7 +112,7 @@ class Command(IntEnum):
 
 
 DONT_FRAGMENT = 4
-"""NBD_CMD_FLAG_DF: answer a read in one piece, holes read as bytes."""
+"""NBD_CMD_FLAG_DF: answer a read in one piece, holes read as bytes; only with SEND_DF."""
 
 
 class ChunkType(IntEnum):
@@ -139,7 +139,6 @@ class NbdErrno(IntEnum):
     ESHUTDOWN = 108
 
 
-COMMAND_DONT_FRAGMENT = 4  # only where ExportFlag.SEND_DF is
 CHUNK_ERROR_BIT = 0x8000
 CHUNK_DONE = 1
 

@@ -463,6 +463,24 @@ def test_a_read_that_is_too_long_for_one_piece_is_asked_for_in_pieces(tmp_path: 
         assert buffer == b"A" * 4096 + b"B" * 4096
 
 
+@pytest.mark.parametrize(("flags", "match"), [(3, "one piece"), (3 | 128, "EOVERFLOW")])
+def test_who_demands_bytes_is_never_shown_pieces(flags: int, match: str, tmp_path: Path) -> None:
+    def refuses(peer: Peer) -> None:
+        peer.haggle(MiB, flags)
+        request = peer.receive_request()
+        assert request.flags
+        peer.chunk(request.cookie, 0x8001, struct.pack(">LH", 75, 0)).stall()
+
+    path = tmp_path / "s"
+    with HostileServer(path, refuses), pytest.raises(SourceError, match=match):
+        _read_unfragmented(path)
+
+
+def _read_unfragmented(path: Path) -> None:
+    with closing(NbdReader(UnixAddress(path), identity="i", unfragmented=True)) as opened:
+        opened.read_into(0, memoryview(bytearray(8192)))
+
+
 def test_listing_contexts_is_bounded_too(tmp_path: Path) -> None:
     script = option_answer(
         lambda p, o: [p.option_reply(o, 4, b"\0\0\0\0qemu:x") for _ in range(9999)], at=9

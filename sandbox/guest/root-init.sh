@@ -7,7 +7,7 @@ root=$($bb findfs LABEL=sealift-root)
 set -- /var/log/records /var/log/bulk "${root%2}3"
 if [ "$($bb cat /etc/disks)" = 2 ]; then
     tries=0
-    until data=$($bb findfs LABEL=sealift-data 2>/dev/null) || [ $tries -gt 40 ]; do
+    until data=$($bb findfs LABEL=sealift-data 2>/dev/null) || [ $tries -gt 20 ]; do
         tries=$((tries + 1))
         $bb usleep 50000
     done

@@ -53,6 +53,47 @@ def test_acknowledged_records_survive_a_power_cut_and_a_move_to_nvme(
     print(f"evidence: {spec.firmware.value} ready on NVMe: {landed.ready_seconds:.1f} s")
 
 
+def copy_instant(machine: GuestMachine, folder: Path) -> tuple[GuestDisk, ...]:
+    """Both disks at one instant, copied by QEMU itself while the guest goes on."""
+    folder.mkdir()
+    actions, copies = [], []
+    for index, disk in enumerate(machine.spec.disks):
+        node, path = f"{folder.name}-{index}", folder / f"{index}.raw"
+        path.touch()
+        os.truncate(path, disk.path.stat().st_size)
+        file = {"driver": "file", "filename": str(path)}
+        machine.monitor.execute(
+            "blockdev-add", **{"driver": "raw", "node-name": node, "file": file}
+        )
+        backup = {"job-id": node, "device": f"disk{index}", "target": node, "sync": "full"}
+        actions.append({"type": "blockdev-backup", "data": backup})
+        copies.append(GuestDisk(path, ImageFormat.RAW))
+    machine.monitor.execute("transaction", actions=actions)
+    for _ in copies:
+        machine.monitor.wait_event("BLOCK_JOB_COMPLETED", timeout_seconds=60)
+    return tuple(copies)
+
+
+def test_one_instant_over_both_disks_is_told_from_two(
+    build: Build, power_on: PowerOn, tmp_path: Path
+) -> None:
+    with power_on(MachineSpec(build(GuestSpec(format=ImageFormat.RAW)))) as machine:
+        pump(machine, 20)
+        machine.send("burst 32M")
+        machine.send("burst 16M B")
+        machine.wait_for_ack(machine.acked() + 3)
+        acknowledged = machine.acked()
+        first = copy_instant(machine, tmp_path / "first")
+        machine.wait_for_ack(acknowledged + 10)
+        second = copy_instant(machine, tmp_path / "second")
+    copied = boot_landed(first, Firmware.BIOS, tmp_path / "one").found
+    assert copied.intact, copied
+    assert copied.lost(acknowledged) == 0
+    mixed = boot_landed([first[0], second[1]], Firmware.BIOS, tmp_path / "two").found
+    assert not mixed.in_step
+    assert not mixed.intact
+
+
 def churn_area(disk: GuestDisk) -> bytes:
     """The last partition: slots that are written, zeroed and discarded in turn."""
     end = disk.path.stat().st_size - MiB

@@ -2,7 +2,7 @@
 
 import logging
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,7 @@ from flows.run_log import Redactor, RunLog
 from sealift.cancel import CancelToken
 from sealift.clock import Clock, SystemClock
 from sealift.config import MigrationPlan
-from sealift.errors import SealiftError
+from sealift.errors import LockedError, SealiftError, StoppedError, UsageError
 from sealift.migrator import Migrator
 from sealift.ports import DiskRunner, Ports, side_by_side
 from sealift.store import FileStateStore, StateLock
@@ -36,6 +36,7 @@ class Run:
         cancel: stops it.
         clock: time.
         run_disks: how the disks of a round are run.
+        open_migrator: makes the migrator over its ports.
     """
 
     command: str
@@ -44,6 +45,7 @@ class Run:
     cancel: CancelToken = field(default_factory=CancelToken)
     clock: Clock = field(default_factory=SystemClock)
     run_disks: DiskRunner = side_by_side
+    open_migrator: Callable[[Ports, str], Migrator] = Migrator.open
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,8 @@ def session(plan: MigrationPlan, run: Run) -> Iterator[Session]:
             with _inside(plan, run, store, run_log.path) as opened:
                 yield opened
         except SealiftError as error:
-            log.error("%s: %s", error.code, error.message, exc_info=True)
+            expected = isinstance(error, UsageError | LockedError | StoppedError)
+            log.error("%s: %s", error.code, error.message, exc_info=not expected)
             error.operands.setdefault("log", str(run_log.path or ""))
             raise
         except Exception as error:
@@ -95,7 +98,7 @@ def _inside(
         views = [*run.views, BeatView(store, around.run_name, run.clock)]
         reporter = stack.enter_context(Reporter(board, views, run.clock))
         ports = assembly.ports_over(plan, around, store, stack)
-        yield Session(Migrator.open(ports, plan.migration), ports, reporter, log_path)
+        yield Session(run.open_migrator(ports, plan.migration), ports, reporter, log_path)
 
 
 def unexpected(error: Exception, log_path: Path | None, environ: Mapping[str, str]) -> SealiftError:

@@ -45,7 +45,7 @@ class StopSignals:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         received = signal.Signals(number)
-        if self.received is None:
+        if not self._cancel.cancelled:
             self.received = received
             self._cancel.cancel(received.name)
         elif received is not signal.SIGHUP:  # a closing terminal sends more than one

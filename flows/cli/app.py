@@ -20,6 +20,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # laying help out with rich costs 0.3 s
     epilog="sealift help exit-codes | environment | json | recovery tells more.",
 )
 
@@ -34,10 +35,10 @@ def replicate(
 ) -> None:
     """Run one round: afterwards the target has a new durable point."""
     with invocation("replicate", machine=json) as output:
-        from flows.cli import plans, run_commands
+        from flows.cli import plans, prefect_runs, run_commands
 
         chosen = plans.loaded(plan, sets, on_tracking_loss).plan
-        run_commands.replicate(output, chosen)
+        run_commands.replicate(output, chosen, prefect=prefect_runs.wanted(prefect))
 
 
 @app.command(epilog="Example: sealift migrate --set policy.downtime_budget=10s")
@@ -50,10 +51,10 @@ def migrate(
 ) -> None:
     """Run rounds until the final sync fits the downtime budget, then hold."""
     with invocation("migrate", machine=json) as output:
-        from flows.cli import plans, run_commands
+        from flows.cli import plans, prefect_runs, run_commands
 
         chosen = plans.loaded(plan, sets, on_tracking_loss).plan
-        run_commands.migrate(output, chosen)
+        run_commands.migrate(output, chosen, prefect=prefect_runs.wanted(prefect))
 
 
 @app.command(epilog="Example: sealift cutover --yes, and to go back: sealift cutover --undo")
@@ -77,11 +78,11 @@ def cutover(
 ) -> None:
     """Move the machine: rounds, stop, final sync, launch. Any failure puts the source back."""
     with invocation("cutover", machine=json) as output:
-        from flows.cli import plans, run_commands
+        from flows.cli import plans, prefect_runs, run_commands
 
         chosen = plans.loaded(plan, sets, on_tracking_loss).plan
         choice = run_commands.CutoverChoice(undo=undo, rounds=not no_rounds, yes=yes)
-        run_commands.cutover(output, chosen, choice)
+        run_commands.cutover(output, chosen, choice, prefect=prefect_runs.wanted(prefect))
 
 
 @app.command(epilog="Example: sealift abandon --yes")
@@ -94,6 +95,7 @@ def abandon(
 ) -> None:
     """Remove everything that this migration made, on both sides; the source runs on."""
     with invocation("abandon", machine=json) as output:
-        from flows.cli import plans, run_commands
+        from flows.cli import plans, prefect_runs, run_commands
 
-        run_commands.abandon(output, plans.loaded(plan, sets).plan, yes=yes)
+        chosen = plans.loaded(plan, sets).plan
+        run_commands.abandon(output, chosen, yes=yes, prefect=prefect_runs.wanted(prefect))

@@ -34,9 +34,13 @@ class LiveView:
         self._console = Console(file=stream)
         self._live = Live(console=self._console, auto_refresh=False, transient=True)
         self._live.start()
+        self._held: list[Noted] = []
 
     def note(self, noted: Noted) -> None:
         """See ``View.note``."""
+        if not self._live.is_started:  # somebody is typing
+            self._held.append(noted)
+            return
         self._console.print(Text(noted.text, style=_STYLES.get(noted.note, "")))
 
     def show(self, picture: Picture) -> None:
@@ -51,6 +55,9 @@ class LiveView:
     def resume(self) -> None:
         """Take it back."""
         self._live.start()
+        held, self._held = self._held, []
+        for noted in held:
+            self.note(noted)
 
     def close(self) -> None:
         """See ``View.close``."""

@@ -1,18 +1,22 @@
 """The commands that move something: replicate, migrate, cutover, abandon."""
 
+import importlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import ModuleType
 
-from flows.cli.output import Json, Output
+from flows.cli.output import Output
+from flows.cli.prefect_runs import run_flow
+from flows.cli.shown import facts, show_evidence, show_rounds
 from flows.session import Run, Session, session
 from flows.stop_signals import StopSignals
-from flows.wording import ROUND_COLUMNS, evidence_rows, next_command, round_row
+from flows.wording import next_command
 from sealift.cancel import CancelToken
 from sealift.config import MigrationPlan
 from sealift.errors import StoppedError, UsageError
-from sealift.migration import Migration, Phase, RoundRecord
+from sealift.migration import Migration, Phase
 from sealift.migrator import Approve, CutoverForecast
 from sealift.units import format_duration, format_size
 
@@ -26,31 +30,30 @@ class CutoverChoice:
     yes: bool = False
 
 
-def replicate(output: Output, plan: MigrationPlan) -> None:
+def replicate(output: Output, plan: MigrationPlan, *, prefect: bool) -> None:
     """One round."""
-    with _running(output, plan, "replicate") as run:
-        m = run.migrator.replicate()
-    _show_rounds(output, m.history[-1:])
-    output.summary(_durable(m), next_step=next_command(m), **_facts(m))
+    if prefect:
+        m = run_flow(output, lambda: _flows().replicate(plan))
+    else:
+        with _running(output, plan, "replicate") as run:
+            m = run.migrator.replicate()
+    show_rounds(output, m.history[-1:])
+    output.summary(_durable(m), next_step=next_command(m), **facts(m))
 
 
-def migrate(output: Output, plan: MigrationPlan) -> None:
+def migrate(output: Output, plan: MigrationPlan, *, prefect: bool) -> None:
     """Rounds until the forecast fits, then hold."""
-    with _running(output, plan, "migrate") as run:
-        before = len(run.migrator.state.history)
-        now = run.migrator.converge()
-        m = run.migrator.state
-    _show_rounds(output, m.history[before:])
-    output.summary(
-        now.text,
-        next_step=next_command(m),
-        verdict=now.verdict.value,
-        final_seconds=now.final_seconds,
-        **_facts(m),
-    )
+    if prefect:
+        m = run_flow(output, lambda: _flows().migrate(plan))
+    else:
+        with _running(output, plan, "migrate") as run:
+            run.migrator.converge()
+            m = run.migrator.state
+    show_rounds(output, m.history)
+    output.summary(_held(m), next_step=next_command(m), **facts(m))
 
 
-def cutover(output: Output, plan: MigrationPlan, choice: CutoverChoice) -> None:
+def cutover(output: Output, plan: MigrationPlan, choice: CutoverChoice, *, prefect: bool) -> None:
     """Rounds, then the transaction; or back from one."""
     if choice.undo:
         _undo(output, plan)
@@ -60,12 +63,14 @@ def cutover(output: Output, plan: MigrationPlan, choice: CutoverChoice) -> None:
             "a cutover stops the machine; nobody can confirm it here",
             next_step="run it with --yes",
         )
-    with _running(output, plan, "cutover") as run:
-        if choice.rounds and run.migrator.state.phase is not Phase.CUTTING_OVER:
-            run.migrator.converge()
-        m = run.migrator.cutover(None if choice.yes else _approval(output, run))
-    _show_rounds(output, m.history)
-    _show_evidence(output, m)
+    if prefect:
+        approve = None if choice.yes else _approval(output)
+        start = lambda: _flows().cutover(plan, rounds=choice.rounds)  # noqa: E731
+        m = run_flow(output, start, approve=approve)
+    else:
+        m = _cutover_here(output, plan, choice)
+    show_rounds(output, m.history)
+    show_evidence(output, m)
     downtime = m.cutover.downtime_seconds if m.cutover else None
     instance = m.cutover.instance_id if m.cutover else None
     output.summary(
@@ -73,8 +78,15 @@ def cutover(output: Output, plan: MigrationPlan, choice: CutoverChoice) -> None:
         next_step=next_command(m),
         downtime_seconds=downtime,
         instance_id=instance,
-        **_facts(m),
+        **facts(m),
     )
+
+
+def _cutover_here(output: Output, plan: MigrationPlan, choice: CutoverChoice) -> Migration:
+    with _running(output, plan, "cutover") as run:
+        if choice.rounds and run.migrator.state.phase is not Phase.CUTTING_OVER:
+            run.migrator.converge()
+        return run.migrator.cutover(None if choice.yes else _approval(output))
 
 
 def _undo(output: Output, plan: MigrationPlan) -> None:
@@ -85,28 +97,37 @@ def _undo(output: Output, plan: MigrationPlan) -> None:
                 next_step=next_command(run.migrator.state),
             )
         m = run.migrator.undo()
-    output.summary(f"{m.vm_name} runs on the source again", next_step=next_command(m), **_facts(m))
+    output.summary(f"{m.vm_name} runs on the source again", next_step=next_command(m), **facts(m))
 
 
-def abandon(output: Output, plan: MigrationPlan, *, yes: bool) -> None:
+def abandon(output: Output, plan: MigrationPlan, *, yes: bool, prefect: bool) -> None:
     """Remove everything that the migration made."""
-    with _running(output, plan, "abandon") as run:
+    if not yes and not output.can_ask:
+        raise UsageError("nobody can confirm this here", next_step="run it with --yes")
+    if prefect:
         if not yes:
-            name = run.migrator.state.vm_name
-            run.reporter.flush()
-            _confirm(output, name, "everything that this migration made is removed")
-        m = run.migrator.abandon()
-    output.summary(f"migration {m.id} is abandoned", next_step=next_command(m), **_facts(m))
+            _confirm(output, plan.migration, "everything that this migration made is removed")
+        m = run_flow(output, lambda: _flows().abandon(plan))
+    else:
+        with _running(output, plan, "abandon") as run:
+            if not yes:
+                _confirm(output, plan.migration, "everything that this migration made is removed")
+            m = run.migrator.abandon()
+    output.summary(f"migration {m.id} is abandoned", next_step=next_command(m), **facts(m))
+
+
+def _flows() -> ModuleType:
+    """Prefect is imported here and nowhere before: it costs more than a second."""
+    return importlib.import_module("flows.migrating")
 
 
 # ---------------------------------------------------------------------- confirmation
 
 
-def _approval(output: Output, run: Session) -> Approve:
-    def approve(facts: CutoverForecast) -> bool:
-        run.reporter.flush()
-        text = facts.forecast.text if facts.forecast else "no forecast"
-        _confirm(output, facts.vm_name, f"{text}\nthe machine {facts.vm_name} will be stopped")
+def _approval(output: Output) -> Approve:
+    def approve(asked: CutoverForecast) -> bool:
+        text = asked.forecast.text if asked.forecast else "no forecast"
+        _confirm(output, asked.vm_name, f"{text}\nthe machine {asked.vm_name} will be stopped")
         return True
 
     return approve
@@ -148,39 +169,11 @@ def _after_stop(m: Migration, command: str) -> str:
 # ---------------------------------------------------------------------- words
 
 
-def _show_rounds(output: Output, records: tuple[RoundRecord, ...]) -> None:
-    for record in records:
-        output.emit("round", **round_facts(record))
-    output.table("rounds", ROUND_COLUMNS, [round_row(r) for r in records])
-
-
-def _show_evidence(output: Output, m: Migration) -> None:
-    rows = evidence_rows(m)
-    output.emit("evidence", rows=[{"name": name, "found": found} for name, found in rows])
-    output.table("evidence", ("what", "found"), rows)
-
-
-def round_facts(record: RoundRecord) -> dict[str, Json]:
-    """One finished round, for machines."""
-    return {
-        "seq": record.seq,
-        "final": record.final,
-        "started": record.started,
-        "round_seconds": record.seconds,
-        "dirty_bytes": record.dirty_bytes,
-        "read_bytes": record.read_bytes,
-        "sent_bytes": record.sent_bytes,
-        "unchanged_bytes": record.unchanged_bytes,
-        "resumed_bytes": record.resumed_bytes,
-        "dirty_after_bytes": record.dirty_after_bytes,
-        "pause_seconds": record.pause_seconds,
-        "consistency": record.consistency,
-        "disks": [{"disk": d, "mode": mode, "reason": why} for d, mode, why in record.modes],
-    }
-
-
-def _facts(m: Migration) -> dict[str, Json]:
-    return {"migration": m.id, "vm": m.vm_name, "phase": m.phase.value}
+def _held(m: Migration) -> str:
+    last = m.history[-1]
+    words = {Phase.READY: "the final sync fits the downtime budget"}
+    state = words.get(m.phase, "the final sync does not fit the downtime budget yet")
+    return f"{state}; {format_size(last.dirty_after_bytes)} changed since point {last.seq}"
 
 
 def _durable(m: Migration) -> str:

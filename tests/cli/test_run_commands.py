@@ -15,7 +15,7 @@ def test_a_machine_moves_and_every_byte_with_it(world: Any) -> None:
     code, lines = world.lines("migrate")
     assert code == 0
     assert lines[0]["type"] == "hello"
-    assert lines[-1]["verdict"] == "ready"
+    assert lines[-1]["phase"] == "ready-for-cutover"
 
     world.hypervisor.guest_write("vda", 5000, b"late")
     code, lines = world.lines("cutover", "--yes")

@@ -1,0 +1,93 @@
+"""What a run leaves on Prefect's pages: progress, forecast, evidence, picture."""
+
+import logging
+from typing import cast
+from uuid import UUID
+
+from prefect.artifacts import (
+    create_markdown_artifact,
+    create_progress_artifact,
+    update_progress_artifact,
+)
+
+from flows.board import Picture
+from flows.thumbnails import data_uri, thumbnail
+from flows.wording import evidence_rows
+from sealift.errors import ImageError
+from sealift.migration import Migration
+from sealift.progress import Note, Noted
+from sealift.units import format_duration
+
+log = logging.getLogger(__name__)
+
+PROGRESS_SECONDS = 5.0
+
+
+class ArtifactView:
+    """Progress in words, at most every five seconds: the pages show no bar of their own."""
+
+    interval_seconds = PROGRESS_SECONDS
+
+    def __init__(self, migration_id: str) -> None:
+        self._id = migration_id
+        self._artifact: UUID | None = None
+        self._shown = ""
+
+    def note(self, noted: Noted) -> None:
+        """See ``View.note``."""
+        if noted.note is Note.FORECAST:
+            create_markdown_artifact(
+                f"**{noted.text}**", key=f"sealift-{self._id}-forecast", description="Forecast"
+            )
+
+    def show(self, picture: Picture) -> None:
+        """See ``View.show``."""
+        total = picture.total
+        percent = 100.0 * total.done / total.total if total.total else 0.0
+        text = progress_text(picture)
+        if text == self._shown:
+            return
+        self._shown = text
+        if self._artifact is None:
+            key = f"sealift-{self._id}-progress"
+            made = create_progress_artifact(min(100.0, percent), key, text)
+            self._artifact = cast(UUID, made)  # a coroutine only inside an event loop
+        else:
+            update_progress_artifact(self._artifact, min(100.0, percent), text)
+
+    def close(self) -> None:
+        """See ``View.close``."""
+
+
+def progress_text(picture: Picture) -> str:
+    """``"12.0 GiB of 40.0 GiB, 171.0 MiB/s, 2 min left, round 2"``."""
+    if picture.disks and not picture.total.finished:
+        return f"{picture.total.text()}, round {picture.seq}"
+    return f"{picture.phase} ({format_duration(picture.phase_seconds)})"
+
+
+def publish_evidence(m: Migration, picture: bytes | None) -> None:
+    """What is proven about a cutover, with the screen of the booted machine if there is one."""
+    lines = ["| what | found |", "| --- | --- |"]
+    lines += [f"| {_cell(name)} | {_cell(found)} |" for name, found in evidence_rows(m)]
+    if picture is not None:
+        lines += ["", *_picture_lines(picture)]
+    create_markdown_artifact(
+        "\n".join(lines), key=f"sealift-{m.id}-evidence", description=f"Cutover of {m.vm_name}"
+    )
+
+
+def _picture_lines(picture: bytes) -> list[str]:
+    try:
+        return [f"![screen of the booted machine]({data_uri(thumbnail(picture))})"]
+    except ImageError as error:
+        log.warning("%s", error.message)
+        return [f"(no picture: {_cell(error.message)})"]
+
+
+def _cell(text: str) -> str:
+    """Names come from guests and clouds: nothing of them is markup."""
+    escaped = text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
+    for mark in "`*_[]<>!":
+        escaped = escaped.replace(mark, f"\\{mark}")
+    return escaped

@@ -1,0 +1,56 @@
+"""The same commands as Prefect flows in this process. Imports Prefect, so only when asked."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from flows.caller import Caller, caller
+from flows.cli.output import Output
+from flows.stop_signals import StopSignals
+from sealift.cancel import CancelToken
+from sealift.errors import StoppedError
+from sealift.migration import Migration
+from sealift.migrator import Approve
+
+_QUIET_CONSOLE = "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"
+
+
+@dataclass
+class _Result:
+    seen: list[Migration] = field(default_factory=list)
+
+
+def wanted(prefect: bool) -> bool:
+    """Asked for, or a Prefect server is configured."""
+    return prefect or bool(os.environ.get("PREFECT_API_URL"))
+
+
+def run_flow(
+    output: Output, start: Callable[[], None], *, approve: Approve | None = None
+) -> Migration:
+    """Run a flow here and show its progress as any other run's; the migration afterwards.
+
+    Args:
+        output: who is told.
+        start: calls the flow; may import Prefect.
+        approve: asked before a cutover.
+
+    Raises:
+        SealiftError: as raised inside the flow.
+    """
+    os.environ.setdefault(_QUIET_CONSOLE, "CRITICAL")  # its log is in the run's log file
+    cancel, result = CancelToken(), _Result()
+    views = output.views()
+    token = caller.set(Caller(views, cancel, approve, None, result.seen.append))
+    try:
+        with StopSignals(cancel):
+            start()
+    except Exception:
+        raise
+    except BaseException:
+        if cancel.cancelled:
+            raise StoppedError("stopped before the flow began", next_step="run it again") from None
+        raise
+    finally:
+        caller.reset(token)
+    return result.seen[-1]

@@ -1,0 +1,170 @@
+"""The flows: preflight, replicate, migrate, cutover, abandon. Each calls the engine.
+
+Prefect loads this file a second time under another name when a deployment names it by
+path, so it defines nothing that others import but the flows.
+"""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Annotated
+
+from prefect import flow
+from prefect.artifacts import create_table_artifact
+from prefect.concurrency.sync import concurrency
+from pydantic import Field
+
+from flows.artifacts import ArtifactView, publish_evidence
+from flows.caller import Caller, caller
+from flows.checks import failed_checks, preflight_checks
+from flows.hooks import settle
+from flows.pictures import console_picture
+from flows.session import Run, Session, session
+from flows.stop_signals import StopSignals
+from flows.tasks import TaskedMigrator, disks_as_tasks
+from sealift.config import MigrationPlan
+from sealift.errors import StoppedError
+from sealift.migration import Phase
+from sealift.migrator import Approve, CutoverForecast
+
+Slot = Annotated[
+    str | None,
+    Field(
+        description="Name of a global concurrency limit on the server; the run takes one slot of "
+        "it and fails when there is no such limit",
+        max_length=200,
+    ),
+]
+Typed = Annotated[
+    str,
+    Field(
+        description="Name of the virtual machine, typed to confirm that it may be stopped",
+        max_length=200,
+    ),
+]
+Rounds = Annotated[
+    bool, Field(description="Run rounds until the forecast fits before the machine is stopped")
+]
+
+
+@contextmanager
+def _running(plan: MigrationPlan, command: str, slot: str | None) -> Iterator[Session]:
+    """An owned migration, shown on Prefect's pages.
+
+    A stop that arrives as a signal first ends the work in order; only then is it handed on,
+    so that Prefect books it and no thread of ours is left behind.
+    """
+    own = caller.get()
+    around = own or Caller()
+    with ExitStack() as stack:
+        if slot is not None:
+            stack.enter_context(
+                concurrency(slot, strict=True, raise_on_lease_renewal_failure=False)
+            )
+        signals = stack.enter_context(StopSignals(around.cancel))
+        run = Run(
+            f"{command}-flow",
+            [*around.views, ArtifactView(plan.migration)],
+            os.environ,
+            around.cancel,
+            run_disks=disks_as_tasks,
+            open_migrator=TaskedMigrator.open,
+        )
+        try:
+            with session(plan, run) as opened:
+                yield opened
+        except StoppedError:
+            if own is None and signals.received is not None:
+                stack.close()
+                signal.raise_signal(signals.received)
+            raise
+        around.finished(opened.migrator.state)
+
+
+@flow(
+    name="sealift-preflight",
+    flow_run_name="preflight {plan.migration}",
+    persist_result=False,
+)
+def preflight(plan: MigrationPlan) -> None:
+    """Everything that would stop this machine from arriving; makes nothing."""
+    with _running(plan, "preflight", None) as run:
+        checks = preflight_checks(run.ports)
+        create_table_artifact(
+            [
+                {"check": c.name, "ok": c.ok, "found": c.found, "next step": c.next_step}
+                for c in checks
+            ],
+            key=f"sealift-{plan.migration}-preflight",
+            description=f"Preflight of {plan.migration}",
+        )
+        failed_checks(checks)
+
+
+@flow(
+    name="sealift-replicate",
+    flow_run_name="replicate {plan.migration}",
+    persist_result=False,
+    on_cancellation=[settle],
+    on_crashed=[settle],
+)
+def replicate(plan: MigrationPlan, slot: Slot = None) -> None:
+    """One round: afterwards the target has a new durable point."""
+    with _running(plan, "replicate", slot) as run:
+        run.migrator.replicate()
+
+
+@flow(
+    name="sealift-migrate",
+    flow_run_name="migrate {plan.migration}",
+    persist_result=False,
+    on_cancellation=[settle],
+    on_crashed=[settle],
+)
+def migrate(plan: MigrationPlan, slot: Slot = None) -> None:
+    """Rounds until the forecast of the final sync fits the budget, then hold."""
+    with _running(plan, "migrate", slot) as run:
+        run.migrator.converge()
+
+
+@flow(
+    name="sealift-cutover",
+    flow_run_name="cutover {plan.migration}",
+    persist_result=False,
+    on_cancellation=[settle],
+    on_crashed=[settle],
+)
+def cutover(
+    plan: MigrationPlan, confirm: Typed = "", rounds: Rounds = True, slot: Slot = None
+) -> None:
+    """Move the machine. Any failure, and a cancelled run, puts the source back to work."""
+    with _running(plan, "cutover", slot) as run:
+        if rounds and run.migrator.state.phase is not Phase.CUTTING_OVER:
+            run.migrator.converge()
+        m = run.migrator.cutover(_approval(confirm))
+        own = caller.get()
+        picture = own.picture(m) if own and own.picture else console_picture(run.ports.cloud, m)
+        publish_evidence(m, picture)
+
+
+def _approval(confirm: str) -> Approve | None:
+    own = caller.get()
+    if own is not None:
+        return own.approve
+
+    def approve(facts: CutoverForecast) -> bool:
+        return confirm == facts.vm_name
+
+    return approve
+
+
+@flow(
+    name="sealift-abandon",
+    flow_run_name="abandon {plan.migration}",
+    persist_result=False,
+)
+def abandon(plan: MigrationPlan) -> None:
+    """Remove everything that this migration made, on both sides; the source runs on."""
+    with _running(plan, "abandon", None) as run:
+        run.migrator.abandon()

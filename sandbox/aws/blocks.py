@@ -122,7 +122,7 @@ class BlockMap:
 
     def __init__(self, layers: tuple[Layer, ...]) -> None:
         self._layers = layers
-        self._order: list[int] | None = None
+        self._order: tuple[int, list[int]] = (0, [])
 
     def share(self) -> tuple[Layer, ...]:
         """The layers, newest first, each retained once more for the caller."""
@@ -135,14 +135,16 @@ class BlockMap:
         return next((layer for layer in self._layers if index in layer), None)
 
     def ordered(self) -> list[int]:
-        """All written indices in ascending order; only for a map that no longer changes."""
-        if self._order is None:
-            self._order = sorted({i for layer in self._layers for i in layer.indices()})
-        return self._order
+        """All written indices in ascending order, as of now; not to be changed."""
+        count = sum(layer.count for layer in self._layers)
+        if count != self._order[0]:
+            found = sorted({i for layer in self._layers for i in layer.indices()})
+            self._order = (count, found)
+        return self._order[1]
 
     def close(self) -> None:
         """Give up every layer; harmless when repeated."""
-        layers, self._layers, self._order = self._layers, (), None
+        layers, self._layers, self._order = self._layers, (), (0, [])
         for layer in layers:
             layer.release()
 

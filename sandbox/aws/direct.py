@@ -5,7 +5,7 @@ rule.
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol
@@ -97,6 +97,7 @@ class DirectApi:
         self._clock = clock
         self._records: dict[str, SnapshotRecord] = {}
         self._started: dict[str, tuple[StartRequest, SnapshotRecord]] = {}
+        self._last_diff: tuple[tuple[str, str], Mapping[int, tuple[bool, bool]]] | None = None
         self._lock = threading.RLock()
         self._mint = TokenMint()
         self.rules = rules
@@ -167,7 +168,7 @@ class DirectApi:
         if first.facts.lineage != second.facts.lineage:
             message = "The snapshots do not share a lineage"
             raise validation(message, Reason.UNRELATED_SNAPSHOTS)
-        changed = changed_blocks(first, second)
+        changed = self._changed(first, second)
         indices, next_token = self._page(page, f"diff|{first_id}|{second_id}", list(changed))
         sides = [
             (i, first if changed[i][0] else None, second if changed[i][1] else None)
@@ -266,6 +267,15 @@ class DirectApi:
             message = f"The snapshot '{snapshot_id}' is {state.value}, not completed"
             raise validation(message, Reason.INVALID_SNAPSHOT_ID)
         return record
+
+    def _changed(
+        self, first: SnapshotRecord, second: SnapshotRecord
+    ) -> Mapping[int, tuple[bool, bool]]:
+        key = (first.snapshot_id, second.snapshot_id)
+        known = self._last_diff
+        if known is None or known[0] != key:  # the pages of one listing follow each other
+            known = self._last_diff = (key, changed_blocks(first, second))
+        return known[1]
 
     def _page(
         self, page: PageRequest, query: str, indices: Sequence[int]

@@ -1,5 +1,6 @@
 """The EC2 operations that moto answers differently from AWS; the rest is moto's."""
 
+import base64
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -154,7 +155,7 @@ class SandboxEc2Response(EC2Response):
     def get_console_output(self) -> ActionResult:
         """GetConsoleOutput: what was attached to the instance; empty before."""
         instance, report = self._report()
-        output = Base64EncodedString.from_raw_bytes(report.console)
+        output = Base64EncodedString.from_encoded_bytes(base64.b64encode(report.console))
         now = self._backend.clock.now()
         return ActionResult({"InstanceId": instance.id, "Timestamp": now, "Output": output})
 
@@ -163,8 +164,8 @@ class SandboxEc2Response(EC2Response):
         instance, report = self._report()
         if not report.screenshot:
             raise refuse("UnsupportedOperation", "There is no picture of the instance's screen")
-        data = Base64EncodedString.from_raw_bytes(report.screenshot)
-        return ActionResult({"InstanceId": instance.id, "ImageData": str(data)})
+        data = base64.b64encode(report.screenshot).decode()
+        return ActionResult({"InstanceId": instance.id, "ImageData": data})
 
     def _run(self) -> ActionResult:
         image, mappings = plan_launch(self._backend, self.params)

@@ -138,6 +138,7 @@ class FaultBook:
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
         self._armed: dict[int, Armed] = {}
+        self._struck = threading.Event()
 
     def add(self, fault: Fault) -> int:
         """Arm a fault; its number."""
@@ -165,6 +166,10 @@ class FaultBook:
         """The faults that hit nothing, or less often than was asked."""
         return tuple(a for a in self.all() if a.hits < max(a.fault.times, 1))
 
+    def wait_struck(self, timeout_seconds: float) -> bool:
+        """Wait until any fault has hit a call."""
+        return self._struck.wait(timeout_seconds)
+
     def strike(self, call: Call) -> Fault | None:
         """The fault that hits this call; at most one, the oldest first.
 
@@ -181,6 +186,7 @@ class FaultBook:
                 )
                 if hit:
                     struck = armed.fault
+                    self._struck.set()
         return struck
 
 
@@ -191,6 +197,12 @@ class RequestLog:
         self._clock = clock
         self._records: deque[RequestRecord] = deque(maxlen=limit)
         self._numbers = itertools.count(1)
+        self._added = threading.Condition()
+
+    def wait(self, count: int, operation: str | None = None, *, timeout_seconds: float) -> bool:
+        """Wait until so many requests of an operation were answered."""
+        with self._added:
+            return self._added.wait_for(lambda: self.count(operation) >= count, timeout_seconds)
 
     def add(self, call: Call, status: int, fault: Fault | None, sent_bytes: int) -> RequestRecord:
         """Take note of an answered request."""
@@ -207,7 +219,9 @@ class RequestLog:
             sent_bytes=sent_bytes,
             received_bytes=len(call.body),
         )
-        self._records.append(record)
+        with self._added:
+            self._records.append(record)
+            self._added.notify_all()
         return record
 
     def select(

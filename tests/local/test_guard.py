@@ -1,0 +1,205 @@
+"""Image files as weapons: none of them makes us read another file."""
+
+import struct
+import subprocess
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from connectors.local import ImageFormat, ImageNode, QemuNbdServer, open_image_reader
+from connectors.local.guard import check_self_contained
+from sealift.errors import ImageError
+from sealift.testing.contracts import pattern, read
+from sealift.units import MiB
+
+pytestmark = pytest.mark.tools
+
+SECRET = b"root:x:0:0:SECRET"
+
+
+@pytest.fixture
+def secret(tmp_path: Path) -> Path:
+    path = tmp_path / "secret"
+    path.write_bytes(SECRET.ljust(MiB, b"\n"))
+    return path
+
+
+def qemu_img(*arguments: str | Path) -> None:
+    subprocess.run(["qemu-img", *arguments], check=True, stdout=subprocess.DEVNULL)
+
+
+def overlay(image_format: ImageFormat, folder: Path, secret: Path) -> Path:
+    path = folder / "overlay"
+    if image_format is ImageFormat.QCOW2:
+        qemu_img("create", "-q", "-f", "qcow2", "-F", "raw", "-b", secret, path)
+    else:
+        base = folder / "base"
+        qemu_img("create", "-q", "-f", "vmdk", base, "1M")
+        qemu_img("create", "-q", "-f", "vmdk", "-F", "vmdk", "-b", base, path)
+    return path
+
+
+def refused(path: Path, image_format: ImageFormat) -> str:
+    with pytest.raises(ImageError) as caught:
+        open_image_reader(path, image_format)
+    assert SECRET.decode() not in str(caught.value)
+    assert str(path) in caught.value.message
+    return caught.value.message
+
+
+@pytest.mark.parametrize("image_format", [ImageFormat.QCOW2, ImageFormat.VMDK])
+def test_a_backing_file_is_refused(image_format: ImageFormat, tmp_path: Path, secret: Path) -> None:
+    message = refused(overlay(image_format, tmp_path, secret), image_format)
+    assert "backing" in message or "parent" in message
+
+
+def test_a_backing_file_that_the_caller_wants_is_opened(tmp_path: Path, secret: Path) -> None:
+    path = overlay(ImageFormat.QCOW2, tmp_path, secret)
+    with closing(open_image_reader(path, ImageFormat.QCOW2, allow_references=True)) as reader:
+        assert read(reader, 0, len(SECRET)) == SECRET
+
+
+def test_qemu_does_not_open_a_backing_file_that_slipped_by(tmp_path: Path, secret: Path) -> None:
+    """The second lock: even past the check, QEMU is told that there is none."""
+    node = ImageNode(overlay(ImageFormat.QCOW2, tmp_path, secret), ImageFormat.QCOW2)
+    assert '"backing": null' in node.spec()
+
+
+def test_an_external_data_file_is_refused(tmp_path: Path, secret: Path) -> None:
+    path = tmp_path / "image"
+    qemu_img(
+        "create", "-q", "-f", "qcow2", "-o", f"data_file={secret},data_file_raw=on", path, "1M"
+    )
+    assert "another file" in refused(path, ImageFormat.QCOW2)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'RW 2048 FLAT "{secret}" 0',
+        'RW 2048 SPARSE "{secret}"',
+        "",
+    ],
+)
+def test_a_vmdk_descriptor_is_refused(text: str, tmp_path: Path, secret: Path) -> None:
+    path = tmp_path / "image.vmdk"
+    head = "# Disk DescriptorFile\nversion=1\nCID=fffffffe\nparentCID=ffffffff\n"
+    path.write_text(head + 'createType="monolithicFlat"\n' + text.format(secret=secret) + "\n")
+    assert "other files" in refused(path, ImageFormat.VMDK)
+
+
+def _vmdk(folder: Path) -> Path:
+    path = folder / "image.vmdk"
+    qemu_img("create", "-q", "-f", "vmdk", path, "1M")
+    return path
+
+
+def _replace(path: Path, old: bytes, new: bytes) -> None:
+    data = path.read_bytes()
+    assert old in data
+    path.write_bytes(data.replace(old, new.ljust(len(old)), 1))
+
+
+def test_an_embedded_descriptor_cannot_name_files(tmp_path: Path, secret: Path) -> None:
+    path = _vmdk(tmp_path)
+    _replace(path, b'createType="monolithicSparse"', b'createType="monolithicFlat"')
+    assert "other files" in refused(path, ImageFormat.VMDK)
+    path = _vmdk(tmp_path)
+    data = bytearray(path.read_bytes())
+    data[12:20] = bytes(8)  # a capacity of zero makes QEMU believe the descriptor
+    path.write_bytes(data)
+    assert "other files" in refused(path, ImageFormat.VMDK)
+
+
+def test_a_descriptor_with_two_extents_is_refused(tmp_path: Path) -> None:
+    path = _vmdk(tmp_path)
+    at = path.read_bytes().index(b"RW ")
+    data = bytearray(path.read_bytes())
+    line = b'RW 2048 SPARSE "a"\nRW 2048 SPARSE "b"\n'
+    data[at : at + len(line)] = line
+    path.write_bytes(data)
+    assert "2 extents" in refused(path, ImageFormat.VMDK)
+
+
+def test_a_huge_descriptor_is_refused_unread(tmp_path: Path) -> None:
+    path = _vmdk(tmp_path)
+    data = bytearray(path.read_bytes())
+    struct.pack_into("<Q", data, 36, 1 << 50)
+    path.write_bytes(data)
+    assert "descriptor" in refused(path, ImageFormat.VMDK)
+
+
+@pytest.mark.parametrize("method", [1, 2])
+def test_an_encrypted_qcow2_is_refused(method: int, tmp_path: Path) -> None:
+    path = tmp_path / "image"
+    qemu_img("create", "-q", "-f", "qcow2", path, "1M")
+    data = bytearray(path.read_bytes())
+    struct.pack_into(">L", data, 32, method)  # AES, LUKS
+    path.write_bytes(data)
+    assert "encrypted" in refused(path, ImageFormat.QCOW2)
+
+
+def test_a_differencing_vhd_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "image.vhd"
+    qemu_img("create", "-q", "-f", "vpc", path, "10M")
+    data = bytearray(path.read_bytes())
+    struct.pack_into(">L", data, len(data) - 512 + 60, 4)
+    path.write_bytes(data)
+    assert "type 4" in refused(path, ImageFormat.VHD)
+
+
+@pytest.mark.parametrize("image_format", [f for f in ImageFormat if f is not ImageFormat.RAW])
+@pytest.mark.parametrize("size", [0, 3, 70_000])
+def test_a_file_of_another_format_is_refused(
+    image_format: ImageFormat, size: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "image"
+    path.write_bytes(pattern(size))
+    refused(path, image_format)
+
+
+def test_a_raw_disk_that_looks_like_qcow2_stays_raw(tmp_path: Path, secret: Path) -> None:
+    """A guest may write a qcow2 header on its own disk; read as raw, it is only bytes."""
+    inner = overlay(ImageFormat.QCOW2, tmp_path, secret)
+    with closing(open_image_reader(inner, ImageFormat.RAW)) as reader:
+        assert read(reader, 0, reader.size) == inner.read_bytes()
+
+
+def test_names_with_commas_and_quotes_are_only_names(tmp_path: Path) -> None:
+    path = tmp_path / 'a,driver=raw,"file": x.qcow2'
+    qemu_img("create", "-q", "-f", "qcow2", path, "1M")
+    with closing(open_image_reader(path, ImageFormat.QCOW2)) as reader:
+        assert reader.size == MiB
+
+
+def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "none", Path("/dev/null")):
+        with pytest.raises(ImageError):
+            open_image_reader(path, ImageFormat.QCOW2)
+        with pytest.raises(ImageError):
+            open_image_reader(path, ImageFormat.RAW)
+
+
+@pytest.mark.parametrize("image_format", [ImageFormat.QCOW2, ImageFormat.VHD, ImageFormat.VMDK])
+def test_good_images_are_accepted(image_format: ImageFormat, tmp_path: Path) -> None:
+    path = tmp_path / "image"
+    qemu_img("create", "-q", "-f", image_format.value, path, "8M")
+    check_self_contained(path, image_format)
+    with QemuNbdServer(ImageNode(path, image_format)) as server:
+        assert server.running
+
+
+def test_stream_optimized_and_fixed_subformats_are_accepted(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    raw.write_bytes(pattern(4 * MiB))
+    for image_format, option in [
+        (ImageFormat.VMDK, "subformat=streamOptimized"),
+        (ImageFormat.VHD, "subformat=fixed,force_size=on"),
+        (ImageFormat.QCOW2, "compat=0.10"),
+        (ImageFormat.QCOW2, "extended_l2=on"),
+    ]:
+        path = tmp_path / "image"
+        qemu_img("convert", "-f", "raw", "-O", image_format.value, "-o", option, raw, path)
+        with closing(open_image_reader(path, image_format)) as reader:
+            assert read(reader, 0, reader.size) == pattern(4 * MiB)

@@ -137,6 +137,6 @@ def _kind(value: object) -> str:
 def _refuse(origin: str, problem: str) -> NoReturn:
     raise ToolError(
         f"{origin} said something that Sealift does not understand: {problem}",
-        next_step="compare the tool's version with the ones in docs, and report it",
+        next_step="run `sealift doctor`, and report it with the version of the tool",
         origin=origin,
     )

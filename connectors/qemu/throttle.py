@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from connectors.qemu.graph import BlockState
 from connectors.qemu.machine import Disk
 from connectors.qemu.names import Names
-from connectors.qemu.qmp import QmpSession
+from connectors.qemu.qmp import Command, QmpSession
 from sealift.errors import SourceError
 
+_SET = "block_set_io_throttle"
 _UNLIMITED = {"bps": 0, "bps_rd": 0, "bps_wr": 0, "iops": 0, "iops_rd": 0, "iops_wr": 0}
 
 
@@ -36,7 +37,7 @@ def limit_writes(
             )
     for disk in disks:
         limits = {**_UNLIMITED, "bps_wr": bytes_per_second}
-        qmp.execute("block_set_io_throttle", id=disk.qdev, group=group, **limits)
+        qmp.run(Command(_SET, {"id": disk.qdev, "group": group, **limits}))
 
 
 def limited_devices(state: BlockState, names: Names) -> list[str]:
@@ -47,4 +48,4 @@ def limited_devices(state: BlockState, names: Names) -> list[str]:
 def lift_limit(qmp: QmpSession, devices: Sequence[str]) -> None:
     """Lift our limit from the devices that have it."""
     for device in devices:
-        qmp.execute("block_set_io_throttle", id=device, **_UNLIMITED)
+        qmp.run(Command(_SET, {"id": device, **_UNLIMITED}))

@@ -1,12 +1,21 @@
 """The cutover transaction: every step has its undo, and I10 holds throughout."""
 
+from collections.abc import Callable
 from functools import partial
 
 from sealift.blockmap import BlockMap
 from sealift.clock import Clock
 from sealift.digest import block_digest
 from sealift.endpoints import Fenced, SnapshotRef, SourceVm
-from sealift.errors import IntegrityError, SealiftError, SourceError, TargetError, TransientError
+from sealift.errors import (
+    CredentialsError,
+    IntegrityError,
+    SealiftError,
+    SourceError,
+    TargetDeniedError,
+    TargetError,
+    TransientError,
+)
 from sealift.ledger import Ledger
 from sealift.lineage import Base
 from sealift.migration import (
@@ -128,11 +137,17 @@ class CutoverSteps:
         self._done(Step.LAUNCH, instance_id=instance_id)
 
     def _launch(self, vm: SourceVm, seq: int) -> str:
+        """The machine's id; when it was refused for certain, that is booked."""
         c = self._cutover()
         if c.image_id is None:
             raise ValueError("no image")
-        image = c.image_id
-        return self._retry.call(lambda: self._ports.cloud.launch(seq, c.attempt, image, vm))
+        ask = _Ask(partial(self._ports.cloud.launch, seq, c.attempt, c.image_id, vm))
+        try:
+            return self._retry.call(ask)
+        except TargetError as error:
+            if ask.certain and not isinstance(error, (CredentialsError, TargetDeniedError)):
+                self._ledger.record(target_gone)
+            raise
 
     def await_health(self) -> None:
         """Ask until the cloud calls the machine healthy."""
@@ -182,8 +197,9 @@ class CutoverSteps:
     def terminate_target(self) -> None:
         """Make sure that no target machine runs, also when a launch's answer was lost.
 
-        Asking again with the same token tells the instance of a launch that took effect,
-        or refuses for good, in which case there is none.
+        Asking again with the same token tells the instance of a launch that took effect, or
+        is refused for good, in which case there is none. A refusal for want of credentials
+        or permission proves nothing: then the source stays stopped (I10).
         """
         c = self._cutover()
         instance_id = c.instance_id
@@ -191,7 +207,7 @@ class CutoverSteps:
             try:
                 vm, _, seq = self._image_parts()
                 instance_id = self._launch(vm, seq)
-            except TransientError:
+            except (CredentialsError, TargetDeniedError):
                 raise
             except TargetError:
                 instance_id = None
@@ -260,6 +276,21 @@ class CutoverSteps:
 
     def _say(self, note: Note, text: str, facts: Facts) -> None:
         self._ports.context.sink(Noted(note, text, facts))
+
+
+class _Ask:
+    """A launch that remembers whether any of its attempts has an unknown outcome."""
+
+    def __init__(self, launch: Callable[[], str]) -> None:
+        self._launch = launch
+        self.certain = True
+
+    def __call__(self) -> str:
+        try:
+            return self._launch()
+        except TransientError:
+            self.certain = False
+            raise
 
 
 def _unequal(base: Base, index: int) -> SealiftError:

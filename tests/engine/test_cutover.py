@@ -4,7 +4,15 @@ from dataclasses import replace
 
 import pytest
 
-from sealift.errors import SourceError, StoppedError, TargetError, TransientError, UsageError
+from sealift.endpoints import SourceVm
+from sealift.errors import (
+    CredentialsError,
+    SourceError,
+    StoppedError,
+    TargetError,
+    TransientError,
+    UsageError,
+)
 from sealift.lineage import LossPolicy, Reason
 from sealift.migration import Phase
 from sealift.migrator import Migrator
@@ -157,6 +165,29 @@ def test_the_source_stays_stopped_while_the_target_may_run() -> None:
     opened(scenario).undo()
     assert scenario.hypervisor.running
     assert not scenario.cloud.instances
+
+
+def test_lost_answer_of_a_launch_and_then_no_credentials_never_runs_both() -> None:
+    """The launch took effect, nobody knows, and the cloud does not let us ask."""
+    scenario = quiet()
+    opened(scenario).replicate()
+    real, calls = scenario.cloud.launch, []
+
+    def launch(seq: int, attempt: int, image_id: str, vm: SourceVm) -> str:
+        calls.append(seq)
+        if len(calls) == 1:
+            real(seq, attempt, image_id, vm)
+            raise TransientError("answer lost")
+        raise CredentialsError("expired")
+
+    scenario.cloud.launch = launch  # type: ignore[method-assign]
+    with pytest.raises(TransientError, match="source is not back yet"):
+        opened(scenario).cutover()
+    assert running_machines(scenario.hypervisor, scenario.cloud) == 1
+    scenario.cloud.launch = real  # type: ignore[method-assign]
+    opened(scenario).undo()
+    assert not scenario.cloud.instances
+    assert scenario.hypervisor.running
 
 
 def test_gates_refuse_before_anything_happens() -> None:

@@ -44,6 +44,8 @@ _MAX_EVENTS = 256  # a flood of events must not fill our memory
 _GRACE_SECONDS = 5.0  # for our own thread to report a deadline; never part of a healthy run
 _KEPT_SOCKET = "sealift-burst"
 
+_LIBRARY_ERRORS = (QMPError, OSError, EOFError, ValueError, RecursionError, TimeoutError)
+
 T = TypeVar("T")
 
 
@@ -204,7 +206,7 @@ class QmpSession:
             raise
         except ExecInterruptedError as error:
             raise self._why_interrupted() from error
-        except (QMPError, OSError, EOFError) as error:
+        except _LIBRARY_ERRORS as error:
             raise _translated(error, self._path) from error
 
     def _why_interrupted(self) -> SealiftError:
@@ -214,7 +216,7 @@ class QmpSession:
             future.result(_GRACE_SECONDS)
         except SealiftError as error:
             return error
-        except (QMPError, OSError, EOFError, TimeoutError) as error:
+        except _LIBRARY_ERRORS as error:
             return _translated(error, self._path)
         return ConnectionLostError(f"QEMU closed the QMP socket {self._path}")
 
@@ -231,6 +233,8 @@ class _Client(QMPClient):
     def __init__(self, name: str, readbuflen: int) -> None:
         super().__init__(name, readbuflen)
         self.seen: list[Event] = []
+        # Whatever the library would log as an error reaches our caller as an exception.
+        self.logger.setLevel(logging.CRITICAL)
 
     async def _event_dispatch(self, msg: Message) -> None:
         # Replaces the library's listeners: theirs queue every event without bound, for ever.
@@ -300,6 +304,6 @@ def _translated(error: BaseException, path: Path) -> SealiftError:
             next_step="check that the VM runs and has this -qmp socket",
             path=str(path),
         )
-    if isinstance(cause, LibraryProtocolError | ValueError | TimeoutError):
+    if isinstance(cause, LibraryProtocolError | ValueError | RecursionError):
         return ProtocolError(f"what answers at {path} does not speak QMP", path=str(path))
     return ConnectionLostError(f"the QMP connection to {path} ended", path=str(path))

@@ -1,6 +1,7 @@
 """From a plan to the ports that a migration runs on. SDKs are imported when they are used."""
 
 import hashlib
+import math
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -13,6 +14,7 @@ from sealift.cancel import CancelToken
 from sealift.clock import Clock
 from sealift.config import MigrationPlan
 from sealift.endpoints import CloudTarget, Hypervisor
+from sealift.errors import SourceError
 from sealift.ports import DiskRunner, Ports, side_by_side
 from sealift.progress import Sink
 from sealift.ratelimit import RateLimit, SharedTokenBucket, TokenBucket, Unlimited
@@ -39,6 +41,7 @@ class Around:
         environ: for places of files.
         run_disks: how the disks of a round are run.
         run_name: how another run that is refused is told about this one.
+        patience_seconds: caps the plan's patience, for commands that somebody waits for.
     """
 
     clock: Clock
@@ -47,6 +50,7 @@ class Around:
     environ: Mapping[str, str]
     run_name: str
     run_disks: DiskRunner = side_by_side
+    patience_seconds: float = math.inf
 
 
 @contextmanager
@@ -72,7 +76,7 @@ def ports_over(
     context = SyncContext(
         clock=around.clock,
         cancel=around.cancel,
-        retry=RetryPolicy(patience_seconds=plan.limits.patience),
+        retry=RetryPolicy(patience_seconds=min(plan.limits.patience, around.patience_seconds)),
         bandwidth=_bandwidth(plan, around.clock),
         sink=around.sink,
     )
@@ -92,10 +96,20 @@ def _bandwidth(plan: MigrationPlan, clock: Clock) -> RateLimit:
 
 
 def hypervisor_of(plan: MigrationPlan, state: Path, around: Around) -> Hypervisor:
-    """The source that the plan names."""
+    """The source that the plan names.
+
+    Raises:
+        SourceError: there is no such socket; said at once, waiting would not bring it.
+    """
     from connectors.qemu import QemuHypervisor
 
     qemu = plan.source.qemu
+    if not qemu.qmp.is_socket():
+        there = "is not a socket" if qemu.qmp.exists() else "does not exist"
+        raise SourceError(
+            f"source.qemu.qmp: {qemu.qmp} {there}",
+            next_step="start the machine with this -qmp socket, or correct the plan",
+        )
     return QemuHypervisor(
         qemu.qmp,
         plan.migration,

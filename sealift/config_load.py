@@ -175,9 +175,21 @@ class _Joined:
         return Problem(dotted(path), message, None, self.file)
 
 
+def _with_empty_sections(model: type[BaseModel], values: Node) -> Node:
+    """A section whose fields are all commented out is empty, not wrong."""
+    if not isinstance(values, dict):
+        return {} if values is None else values
+    inner = {name: _model_of(info.annotation) for name, info in model.model_fields.items()}
+    return {
+        name: _with_empty_sections(section, value) if (section := inner.get(name)) else value
+        for name, value in values.items()
+    }
+
+
 def _validated(joined: _Joined) -> tuple[MigrationPlan | None, list[Problem]]:
     try:
-        return MigrationPlan.model_validate(joined.values), []
+        values = _with_empty_sections(MigrationPlan, joined.values)
+        return MigrationPlan.model_validate(values), []
     except ValidationError as error:
         found: dict[Path_, Problem] = {}
         for detail in error.errors(include_url=False, include_context=False):
@@ -214,6 +226,10 @@ def _message(detail: ErrorDetails, path: Path_) -> str:
         model = _model_at(path[:-1])
         names = list(model.model_fields) if model else []
         return f"unknown key{_near(str(path[-1]), names)}"
+    if detail["type"] in ("model_type", "dict_type"):
+        return f"write keys and values here (found {detail['input']!r:.80})"
+    if detail["type"] == "too_short":
+        return "at least one is needed"
     if detail["type"] == "missing":
         return f"is missing: {_described(path)}"
     given = detail["input"]
@@ -252,7 +268,14 @@ def _near(name: str, known: list[str]) -> str:
     return f"; known are {', '.join(sorted(known))}" if 0 < len(known) <= 12 else ""
 
 
+def _order(problem: Problem) -> tuple[int, int, str]:
+    """In the order of the file; what is not in it comes last."""
+    place = problem.place
+    return (place.line, place.column, "") if place else (1 << 30, 0, problem.origin)
+
+
 def _config_error(problems: list[Problem], file: Path | None) -> ConfigError:
+    problems = sorted(problems, key=_order)
     lines = [problem.text() for problem in problems]
     name = str(file) if file else "the plan"
     count = f"{len(lines)} problem{'s' if len(lines) > 1 else ''} in {name}"

@@ -47,7 +47,7 @@ class Rounds:
         tracking = self._retry.call(self._ports.hypervisor.tracking)
         dirty = {(t.disk_id, t.since): t.dirty_bytes for t in tracking}
         disks = []
-        for evidence in self._evidence(vm):
+        for evidence in self.evidence(vm):
             lineage = decide(evidence, self._ports.policy.on_tracking_loss)
             self._announce(lineage)
             changed = dirty.get((lineage.disk_id, lineage.since or 0), evidence.disk.size)
@@ -66,7 +66,8 @@ class Rounds:
         if not vm.disks:
             raise SourceError(f"VM {vm.name} has no writable disk", next_step="nothing to migrate")
 
-    def _evidence(self, vm: SourceVm) -> list[Evidence]:
+    def evidence(self, vm: SourceVm) -> list[Evidence]:
+        """What is known of each disk now; nothing is made or recorded."""
         m, cloud = self._ledger.now, self._ports.cloud
         tracking = self._retry.call(self._ports.hypervisor.tracking)
         found = []

@@ -1,14 +1,22 @@
 """Every command with its options. What a command needs is imported when it runs."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from flows.cli.image_app import image
 from flows.cli.invocation import invocation
 from flows.cli.options import (
+    BootOption,
+    CronOption,
+    DirectoryOption,
     JsonOption,
     LossOption,
+    MigrationOption,
+    OverwriteOption,
     PlanOption,
+    PortOption,
     PrefectOption,
     SetOption,
     YesOption,
@@ -21,8 +29,56 @@ app = typer.Typer(
     add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # laying help out with rich costs 0.3 s
-    epilog="sealift help exit-codes | environment | json | recovery tells more.",
+    epilog="More: sealift help exit-codes | environment | json | recovery",
 )
+config = typer.Typer(help="The plan in effect, and a new one.", rich_markup_mode=None)
+
+
+@app.command(epilog="Example: sealift doctor --plan plan.yaml")
+def doctor(plan: PlanOption = None, sets: SetOption = None, json: JsonOption = False) -> None:
+    """Whether this host can run a migration: tools, packages, folders, sockets."""
+    with invocation("doctor", machine=json) as output:
+        from flows.cli import doctor_command, plans
+
+        doctor_command.doctor(output, plans.optional(plan, sets))
+
+
+@app.command(epilog="Example: sealift preflight")
+def preflight(plan: PlanOption = None, sets: SetOption = None, json: JsonOption = False) -> None:
+    """Whether the target would take this machine; makes nothing."""
+    with invocation("preflight", machine=json) as output:
+        from flows.cli import look_commands, plans
+
+        look_commands.preflight(output, plans.loaded(plan, sets).plan)
+
+
+@app.command(name="plan", epilog="Example: sealift plan --set limits.bandwidth=100MiB/s")
+def plan_round(
+    plan: PlanOption = None,
+    sets: SetOption = None,
+    on_tracking_loss: LossOption = None,
+    json: JsonOption = False,
+) -> None:
+    """What the next round would send: bytes, calls, time, cost, ceiling; makes nothing."""
+    with invocation("plan", machine=json) as output:
+        from flows.cli import look_commands, plans
+
+        look_commands.plan_round(output, plans.loaded(plan, sets, on_tracking_loss).plan)
+
+
+@app.command(epilog="Example: sealift status, or sealift status --id web-01")
+def status(
+    plan: PlanOption = None,
+    sets: SetOption = None,
+    migration: MigrationOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Where a migration stands and what to run next; works beside a run that is active."""
+    with invocation("status", machine=json) as output:
+        from flows.cli import plans, status_command
+
+        chosen = None if migration else plans.optional(plan, sets)
+        status_command.status(output, chosen, migration)
 
 
 @app.command(epilog="Example: sealift replicate --plan web.yaml")
@@ -99,3 +155,78 @@ def abandon(
 
         chosen = plans.loaded(plan, sets).plan
         run_commands.abandon(output, chosen, yes=yes, prefect=prefect_runs.wanted(prefect))
+
+
+@app.command(epilog="Example: sealift sandbox --port 5999")
+def sandbox(
+    directory: DirectoryOption = None,
+    port: PortOption = 0,
+    boot: BootOption = False,
+    json: JsonOption = False,
+) -> None:
+    """An AWS account of your own, offline, to rehearse a plan with; ends with Ctrl-C."""
+    with invocation("sandbox", machine=json) as output:
+        from flows.cli import sandbox_command
+
+        sandbox_command.sandbox(output, directory, port, boot=boot)
+
+
+@app.command(epilog="Example: sealift serve --cron '*/30 * * * *'")
+def serve(
+    plan: PlanOption = None,
+    sets: SetOption = None,
+    cron: CronOption = "*/30 * * * *",
+    json: JsonOption = False,
+) -> None:
+    """Register the plan's flows on the Prefect server and run them here."""
+    with invocation("serve", machine=json) as output:
+        from flows.cli import plans, serve_command
+
+        serve_command.serve(output, plans.loaded(plan, sets).plan, cron)
+
+
+@app.command(epilog="Example: sealift version --json")
+def version(json: JsonOption = False) -> None:
+    """Version, sources, targets, tools found."""
+    with invocation("version", machine=json) as output:
+        from flows.cli import doctor_command
+
+        doctor_command.version(output)
+
+
+@app.command(name="help", epilog="Example: sealift help exit-codes")
+def help_topic(
+    topic: Annotated[str, typer.Argument(help="exit-codes, environment, json or recovery")],
+    json: JsonOption = False,
+) -> None:
+    """More about one topic."""
+    with invocation("help", machine=json) as output:
+        from flows.cli import help_topics
+
+        help_topics.help_topic(output, topic)
+
+
+@config.command("show", epilog="Example: sealift config show --set limits.bandwidth=10MiB")
+def config_show(plan: PlanOption = None, sets: SetOption = None, json: JsonOption = False) -> None:
+    """Every field in effect, where its value comes from, and the variable that sets it."""
+    with invocation("config show", machine=json) as output:
+        from flows.cli import config_commands, plans
+
+        config_commands.show(output, plans.loaded(plan, sets))
+
+
+@config.command("init", epilog="Example: sealift config init")
+def config_init(
+    path: Annotated[Path, typer.Argument(help="The file to write.")] = Path("plan.yaml"),
+    overwrite: OverwriteOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Write a plan with every field in it, explained."""
+    with invocation("config init", machine=json) as output:
+        from flows.cli import config_commands
+
+        config_commands.init(output, path, overwrite=overwrite)
+
+
+app.add_typer(config, name="config")
+app.add_typer(image, name="image")

@@ -11,7 +11,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code."""
     from flows.cli.app import app
 
-    words = list(sys.argv[1:] if argv is None else argv)
+    words = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     try:
         result = app(args=words, prog_name="sealift", standalone_mode=False)
     except Exception as error:
@@ -33,8 +33,8 @@ def _usage(words: Sequence[str], error: Exception) -> int:
     machine = "--json" in words or os.environ.get("SEALIFT_JSON", "").lower() not in _FALSE
     command = next((word for word in words if not word.startswith("-")), "")
     text = str(error.format_message())  # type: ignore[attr-defined]
-    step = f"see sealift {command} --help".replace("  ", " ")
-    return Output(command, machine=machine).fail(UsageError(text, next_step=step))
+    path = getattr(getattr(error, "ctx", None), "command_path", "sealift")
+    return Output(command, machine=machine).fail(UsageError(text, next_step=f"see {path} --help"))
 
 
 if __name__ == "__main__":

@@ -62,13 +62,59 @@ MigrationOption = Annotated[
     ),
 ]
 
+CronOption = Annotated[
+    str,
+    typer.Option("--cron", envvar="SEALIFT_CRON", help="When replicate runs; never for not."),
+]
+DirectoryOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--directory", envvar="SEALIFT_DIRECTORY", help="Where blocks are kept. Default: temporary."
+    ),
+]
+PortOption = Annotated[
+    int,
+    typer.Option(
+        "--port", envvar="SEALIFT_PORT", min=0, max=65535, help="On 127.0.0.1; 0 is a free one."
+    ),
+]
+BootOption = Annotated[
+    bool,
+    typer.Option(
+        "--boot", envvar="SEALIFT_BOOT", help="Really boot what is launched, in an emulator."
+    ),
+]
+StatedOption = Annotated[
+    str | None,
+    typer.Option(
+        "--format",
+        "-f",
+        envvar="SEALIFT_FORMAT",
+        help="Format of the file. A raw disk must be called one; others are known by their mark.",
+    ),
+]
+BackingOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--allow-backing",
+        envvar="SEALIFT_ALLOW_BACKING",
+        help="A base file that the image may read from. May be repeated.",
+    ),
+]
+OverwriteOption = Annotated[
+    bool,
+    typer.Option("--overwrite", envvar="SEALIFT_OVERWRITE", help="Replace an existing file."),
+]
+
 NOT_FIELDS = frozenset(
     f"SEALIFT_{name}"
     for name in (
+        "ALLOW_BACKING",
+        "BOOT",
         "CACHE",
+        "COMPRESS",
+        "CRON",
         "DIRECTORY",
-        "EXIT_CODE",
-        "FORCE",
         "FORMAT",
         "ID",
         "JSON",
@@ -79,9 +125,9 @@ NOT_FIELDS = frozenset(
         "PORT",
         "PREFECT",
         "SET",
-        "TARGET_FORMAT",
+        "TO",
         "UNDO",
         "YES",
     )
 )
-"""Variables with our prefix that are options of the command, not fields of the plan."""
+"""Variables with our prefix that are no fields of a plan: options, and the rehearsal's cache."""

@@ -70,9 +70,7 @@ class Output:
         if not self.machine:
             print(text, file=self._err, flush=True)
 
-    def table(
-        self, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, note: str = ""
-    ) -> None:
+    def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         """A table for people."""
         if self.machine:
             return
@@ -80,7 +78,8 @@ class Output:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(title=Text(title), title_justify="left", caption=note or None, box=None)
+        heads = any(columns)
+        table = Table(title=Text(title), title_justify="left", box=None, show_header=heads)
         for column in columns:
             table.add_column(column, header_style="bold", overflow="fold")
         for row in rows:

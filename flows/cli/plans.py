@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flows.cli.options import NOT_FIELDS
-from sealift.config_load import LoadedPlan, load_plan
-from sealift.errors import UsageError
+from sealift.config import MigrationPlan
+from sealift.config_load import LoadedPlan, fields, load_plan
+from sealift.errors import ConfigError, UsageError
 
 DEFAULT_FILE = Path("plan.yaml")
 
@@ -29,7 +30,24 @@ def loaded(
     options = dict(_assignment(text) for text in sets or ())
     if on_tracking_loss is not None:
         options["policy.on_tracking_loss"] = on_tracking_loss
-    return load_plan(plan_file(named), environ=os.environ, options=options, not_fields=NOT_FIELDS)
+    file = plan_file(named)
+    if file is None and not options and not _in_environment():
+        raise ConfigError(
+            f"no plan: there is no {DEFAULT_FILE} here",
+            next_step="name one with --plan FILE, or write one with: sealift config init",
+        )
+    return load_plan(file, environ=os.environ, options=options, not_fields=NOT_FIELDS)
+
+
+def optional(named: Path | None, sets: Sequence[str] | None) -> MigrationPlan | None:
+    """The plan in effect, or None when nobody named one and none is here."""
+    if plan_file(named) is None and not sets and not _in_environment():
+        return None
+    return loaded(named, sets).plan
+
+
+def _in_environment() -> bool:
+    return any(os.environ.get(f.variable) for f in fields())
 
 
 def _assignment(text: str) -> tuple[str, str]:

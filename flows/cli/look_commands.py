@@ -1,0 +1,149 @@
+"""The commands that ask and change nothing: preflight and plan."""
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from flows import assembly
+from flows.checks import failed_checks, preflight_checks
+from flows.cli.output import Output
+from flows.economics import DEFAULT_BLOCK_BYTES, Economics, economics_of
+from flows.places import general_logs, state_directory
+from flows.run_log import RunLog
+from flows.stop_signals import StopSignals
+from sealift.cancel import CancelToken
+from sealift.clock import SystemClock
+from sealift.config import MigrationPlan
+from sealift.estimate import DiskEstimate, estimate
+from sealift.ledger import load_migration
+from sealift.migration import Migration
+from sealift.ports import Ports
+from sealift.progress import silent
+from sealift.store import FileStateStore
+from sealift.units import format_duration, format_rate, format_size
+
+_PATIENCE_SECONDS = 15.0
+
+
+@contextmanager
+def _looking(plan: MigrationPlan, command: str) -> Iterator[tuple[Ports, Migration]]:
+    """Ports without owning the migration: a run that is under way is not disturbed."""
+    clock, cancel = SystemClock(), CancelToken()
+    around = assembly.Around(
+        clock,
+        cancel,
+        silent,
+        os.environ,
+        f"sealift {command}",
+        patience_seconds=_PATIENCE_SECONDS,
+    )
+    with (
+        RunLog(general_logs(os.environ), command, clock, os.environ),
+        StopSignals(cancel),
+        ExitStack() as stack,
+    ):
+        store = FileStateStore(state_directory(plan, os.environ))
+        ports = assembly.ports_over(plan, around, store, stack)
+        known = load_migration(store)
+        if known is None:
+            vm = ports.context.retrier().call(ports.hypervisor.describe)
+            known = Migration(plan.migration, vm.uuid, vm.name)
+        yield ports, known
+
+
+def preflight(output: Output, plan: MigrationPlan) -> None:
+    """Everything that would stop this machine from arriving."""
+    with _looking(plan, "preflight") as (ports, _):
+        checks = preflight_checks(ports)
+    for c in checks:
+        output.emit("check", name=c.name, ok=c.ok, found=c.found, next=c.next_step)
+    rows = [("ok" if c.ok else "FAILED", c.name, c.found, c.next_step) for c in checks]
+    output.table("preflight", ("", "check", "found", "what to do"), rows)
+    failed_checks(checks)
+    output.summary(
+        f"all {len(checks)} checks passed", next_step="sealift migrate", checks=len(checks)
+    )
+
+
+def plan_round(output: Output, plan: MigrationPlan) -> None:
+    """What the next round would read, send, cost and take."""
+    with _looking(plan, "plan") as (ports, known):
+        vm = ports.context.retrier().call(ports.hypervisor.describe)
+        economics = economics_of(ports.cloud, max(1, len(vm.disks)))
+        block = economics.block_size if economics else DEFAULT_BLOCK_BYTES
+        disks = estimate(ports, known, block)
+    for d in disks:
+        output.emit(
+            "estimate",
+            disk=d.lineage.disk_id,
+            mode=d.lineage.mode.value,
+            reason=d.lineage.reason.value,
+            size_bytes=d.size,
+            dirty_bytes=d.dirty_bytes,
+            read_bytes_at_most=d.read_bytes,
+            send_bytes_at_most=d.send_bytes,
+        )
+    columns = ("disk", "sync", "because", "size", "reads at most", "sends at most")
+    output.table(f"next round of {known.vm_name}", columns, [_row(d) for d in disks])
+    _summary(output, plan, known, sum(d.send_bytes for d in disks), block, economics)
+
+
+def _row(d: DiskEstimate) -> tuple[str, ...]:
+    return (
+        d.lineage.disk_id,
+        d.lineage.mode.value,
+        d.lineage.reason.value,
+        format_size(d.size),
+        format_size(d.read_bytes),
+        format_size(d.send_bytes),
+    )
+
+
+def _summary(
+    output: Output,
+    plan: MigrationPlan,
+    known: Migration,
+    send: int,
+    block: int,
+    economics: Economics | None,
+) -> None:
+    calls = -(-send // block)
+    rate = _ceiling(plan, economics)
+    words = [f"at most {format_size(send)} in {calls} calls"]
+    if rate is not None:
+        words.append(f"at least {format_duration(send / rate)} at the ceiling {format_rate(rate)}")
+    measured = _measured(known)
+    if measured is not None:
+        words.append(f"about {format_duration(send / measured)} as fast as the last round")
+    usd = calls * economics.usd_per_call if economics else None
+    if economics and usd is not None:
+        words.append(
+            f"at most {usd:.2f} USD for the calls (US prices of {economics.prices_as_of}; "
+            f"storage, machines and traffic are not in it); ceiling by {economics.source}"
+        )
+    output.summary(
+        "; ".join(words),
+        next_step="sealift replicate, or sealift migrate",
+        send_bytes_at_most=send,
+        calls_at_most=calls,
+        ceiling_bytes_per_second=rate,
+        measured_bytes_per_second=measured,
+        usd_at_most=usd,
+        migration=known.id,
+        phase=known.phase.value,
+    )
+
+
+def _ceiling(plan: MigrationPlan, economics: Economics | None) -> float | None:
+    """The least of what quota, put rate and bandwidth allow."""
+    limits = [float(plan.limits.bandwidth)] if plan.limits.bandwidth else []
+    if economics:
+        limits.append(economics.bytes_per_second)
+        if plan.limits.put_rate:
+            limits.append(float(plan.limits.put_rate * economics.block_size))
+    return min(limits, default=None)
+
+
+def _measured(m: Migration) -> float | None:
+    rounds = [r for r in m.history if r.seconds > 0 and r.sent_bytes > 0]
+    return rounds[-1].sent_bytes / rounds[-1].seconds if rounds else None

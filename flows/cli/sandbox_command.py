@@ -1,0 +1,70 @@
+"""``sealift sandbox``: an AWS account of one's own, offline, to rehearse a plan with."""
+
+import shlex
+import signal
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from flows.cli.output import Output
+from sealift.errors import UsageError
+
+
+def sandbox(output: Output, directory: Path | None, port: int, *, boot: bool) -> None:
+    """Serve until a signal comes; everything in the account is gone afterwards.
+
+    Raises:
+        UsageError: the sandbox is not installed, or folder or port cannot be used.
+    """
+    try:
+        from sandbox.aws.server import AwsSandbox
+        from sandbox.boot import InstanceBooter
+    except ImportError as error:
+        raise UsageError(
+            f"the sandbox is not installed: {error}", next_step="pip install 'sealift[sandbox]'"
+        ) from None
+    stop = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+    signal.pthread_sigmask(signal.SIG_BLOCK, stop)  # before any thread, so that all inherit it
+    with tempfile.TemporaryDirectory(prefix="sealift-sandbox-") as temporary:
+        place = directory or Path(temporary)
+        booter = InstanceBooter(place / "machines") if boot else None
+        account = AwsSandbox(place / "account", port=port, on_launch=booter)
+        if booter is not None:
+            booter.sandbox = account
+        try:
+            account.start()
+        except OSError as error:
+            raise UsageError(
+                f"the sandbox cannot start: {error}", next_step="choose another folder or port"
+            ) from None
+        try:
+            _tell(output, account.environment())
+            signal.sigwait(stop)
+        finally:
+            account.stop()
+    output.summary("the sandbox and everything in it is gone")
+
+
+def _tell(output: Output, environment: Mapping[str, str]) -> None:
+    subnet, group = _network(environment)
+    output.emit("sandbox", environment=dict(environment), subnet=subnet, security_groups=[group])
+    output.say("# an AWS account of your own, until you press Ctrl-C; in another terminal:")
+    for name, value in environment.items():
+        output.say(f"export {name}={shlex.quote(value)}")
+    output.say(f"export SEALIFT_TARGET__AWS__SUBNET={subnet}")
+    output.say(f"export SEALIFT_TARGET__AWS__SECURITY_GROUPS={group}")
+
+
+def _network(environment: Mapping[str, str]) -> tuple[str, str]:
+    import boto3
+
+    ec2 = boto3.client(
+        "ec2",
+        endpoint_url=environment["AWS_ENDPOINT_URL"],
+        region_name=environment["AWS_REGION"],
+        aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
+    )
+    subnet = ec2.describe_subnets()["Subnets"][0]["SubnetId"]
+    group = ec2.describe_security_groups()["SecurityGroups"][0]["GroupId"]
+    return subnet, group

@@ -1,0 +1,123 @@
+"""``sealift status``."""
+
+import os
+from pathlib import Path
+
+from flows.cli.output import Json, Output
+from flows.cli.shown import facts, show_rounds
+from flows.places import state_directory, state_home
+from flows.status import Liveness, Status, migrations_in, read_status
+from flows.wording import durable_bytes, next_command
+from sealift.clock import SystemClock
+from sealift.config import MigrationPlan
+from sealift.convergence import ConvergencePolicy
+from sealift.errors import UsageError
+from sealift.progress import describe
+from sealift.units import format_duration, format_size
+
+
+def directories(plan: MigrationPlan | None, name: str | None) -> list[Path]:
+    """The folders to show: the plan's, the named one, or all.
+
+    Raises:
+        UsageError: there is none.
+    """
+    home = state_home(os.environ)
+    if name is not None:
+        if "/" in name or name.startswith("."):
+            raise UsageError(f"{name} is not the name of a migration", next_step="sealift status")
+        return [home / name]
+    if plan is not None:
+        return [state_directory(plan, os.environ)]
+    found = migrations_in(home)
+    if not found:
+        raise UsageError(f"no migration in {home}", next_step="sealift migrate begins one")
+    return found
+
+
+def status(output: Output, plan: MigrationPlan | None, name: str | None) -> None:
+    """Phase, rounds, lag, forecast, and what to run next."""
+    now = SystemClock().now().timestamp()
+    policy = plan.migration_policy().convergence if plan else ConvergencePolicy()
+    found = [read_status(d, now, policy) for d in directories(plan, name)]
+    for s in found:
+        _show(output, s, now)
+    following = next_command(found[0].migration) if len(found) == 1 else ""
+    if len(found) == 1 and found[0].holder is not None:
+        following = f"nothing now: {found[0].holder.run} is at work"
+    output.summary(_words(found), next_step=following, migrations=len(found))
+
+
+def _words(found: list[Status]) -> str:
+    if len(found) != 1:
+        return f"{len(found)} migrations"
+    s = found[0]
+    phase = s.migration.phase.value if s.migration else "starting"
+    return f"{s.name}: {phase}, {s.liveness.value}"
+
+
+def _show(output: Output, s: Status, now: float) -> None:
+    m = s.migration
+    output.emit("status", **_facts(s, now))
+    rows = [("state folder", str(s.directory)), ("activity", _activity(s, now))]
+    if m is not None:
+        rows.insert(0, ("virtual machine", f"{m.vm_name} ({m.vm_uuid})"))
+        rows.insert(1, ("phase", m.phase.value))
+        rows.append(("durable on the target", format_size(durable_bytes(m))))
+        lag = "nothing durable yet" if s.lag_seconds is None else format_duration(s.lag_seconds)
+        rows.append(("lag since the last point", lag))
+        rows += [("failed before", text) for text in m.failures[-3:]]
+        if m.throttled is not None:
+            rows.append(("guest's writes limited to", f"{format_size(m.throttled)}/s"))
+    if s.forecast is not None:
+        rows.append(("forecast at the last round's end", s.forecast.text))
+    rows += _running_rows(s)
+    output.table(s.name, ("", ""), rows)
+    if m is not None and m.history:
+        show_rounds(output, m.history)
+
+
+def _running_rows(s: Status) -> list[tuple[str, str]]:
+    if s.beat is None or s.holder is None:
+        return []
+    return [
+        (f"round {s.beat.seq}, disk {d.id}", describe(d.done, d.total, d.rate))
+        for d in s.beat.disks
+    ]
+
+
+def _activity(s: Status, now: float) -> str:
+    who = f"{s.holder.run} (process {s.holder.pid})" if s.holder else ""
+    age = format_duration(max(0.0, now - s.beat.at)) if s.beat else ""
+    match s.liveness:
+        case Liveness.IDLE:
+            return "nobody works on it"
+        case Liveness.INTERRUPTED:
+            return f"the last run died {age} ago; the next one goes on where it was"
+        case Liveness.SILENT:
+            return f"{who} gave its last sign of life {age} ago: it is stopped or hangs"
+        case Liveness.STALLED:
+            quiet = format_duration(s.beat.quiet_seconds) if s.beat else ""
+            return f"{who}: nothing moved for {quiet}"
+        case Liveness.RUNNING:
+            return f"{who}{f': {s.beat.phase}' if s.beat else ''}"
+
+
+def _facts(s: Status, now: float) -> dict[str, Json]:
+    m = s.migration
+    known: dict[str, Json] = facts(m) if m else {"migration": s.name, "vm": None, "phase": None}
+    return {
+        **known,
+        "directory": str(s.directory),
+        "activity": s.liveness.value,
+        "pid": s.holder.pid if s.holder else None,
+        "run": s.holder.run if s.holder else None,
+        "beat_age_seconds": round(now - s.beat.at, 3) if s.beat else None,
+        "doing": s.beat.phase if s.beat else None,
+        "durable_bytes": durable_bytes(m) if m else 0,
+        "lag_seconds": s.lag_seconds,
+        "forecast_seconds": s.forecast.final_seconds if s.forecast else None,
+        "forecast": s.forecast.text if s.forecast else None,
+        "failures": list(m.failures) if m else [],
+        "next": next_command(m),
+    }

@@ -14,11 +14,12 @@ from connectors.qemu import QemuHypervisor
 from sandbox.aws import AwsSandbox
 from sealift.clock import SystemClock
 from sealift.endpoints import SnapshotRef
+from sealift.extents import Kind
 from sealift.migrator import Migrator
 from sealift.ports import Ports
 from sealift.store import FileStateStore
 from sealift.sync import SyncContext
-from sealift.units import KiB, MiB
+from sealift.units import KiB, MiB, round_up
 
 pytestmark = [pytest.mark.tools, pytest.mark.sandbox]
 BLOCK = 512 * KiB
@@ -54,10 +55,13 @@ def migrator(source: QemuHypervisor, cloud: AwsTarget, folder: Path) -> Migrator
 
 
 def landed(cloud: AwsTarget, ref: SnapshotRef, size: int) -> bytes:
+    """The disk as the snapshot holds it; the volume's tail is never anything but zeroes."""
     reader = cloud.reader(ref)
-    buffer = bytearray(reader.size)
+    held = round_up(size, BLOCK)
+    buffer = bytearray(held)
     reader.read_into(0, memoryview(buffer))
     assert not any(buffer[size:])
+    assert {e.kind for e in reader.extents(held, reader.size - held)} == {Kind.ZERO}
     return bytes(buffer[:size])
 
 

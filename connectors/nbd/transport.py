@@ -5,9 +5,13 @@ deadline are seen within one slice. The deadline is over a whole request: a serv
 trickles single bytes does not extend it.
 """
 
+import errno
+import os
+import select
 import socket
 import ssl
 import threading
+from collections.abc import Callable
 
 from connectors.nbd.address import NbdAddress, UnixAddress
 from sealift.cancel import CancelToken
@@ -151,12 +155,22 @@ def connect(
 ) -> Transport:
     """Open a socket to ``address``; the first ``arm`` is the caller's.
 
+    A name is looked up by the system's resolver, which has deadlines of its own.
+
     Raises:
-        ConnectionLostError: nobody answers there now.
+        ConnectionLostError: nobody answers there now, or not in time.
         SourceError: the place cannot exist or may not be entered.
+        StoppedError: a stop was asked for.
     """
+    deadline = clock.monotonic() + timeout_seconds
+
+    def wait() -> None:
+        cancel.check()
+        if clock.monotonic() > deadline:
+            raise ConnectionLostError(f"{address} did not answer within {timeout_seconds:g} s")
+
     try:
-        sock = _open(address, timeout_seconds)
+        sock = _open(address, wait)
     except (OSError, ValueError) as error:
         if _is_permanent(error):
             raise SourceError(
@@ -174,19 +188,44 @@ def _is_permanent(error: OSError | ValueError) -> bool:
     )
 
 
-def _open(address: NbdAddress, timeout_seconds: float) -> socket.socket:
+def _open(address: NbdAddress, wait: Callable[[], None]) -> socket.socket:
     if isinstance(address, UnixAddress):
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        return _dial(socket.AF_UNIX, str(address.path), wait)
+    found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    failure: OSError = socket.gaierror(socket.EAI_NONAME, f"{address.host} has no address")
+    for family, _, _, _, where in found:
         try:
-            sock.settimeout(timeout_seconds)
-            sock.connect(str(address.path))
-        except BaseException:
-            sock.close()
-            raise
+            sock = _dial(family, where, wait)
+        except OSError as error:
+            failure = error
+            continue
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return sock
-    sock = socket.create_connection((address.host, address.port), timeout_seconds)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    raise failure
+
+
+def _dial(family: int, where: object, wait: Callable[[], None]) -> socket.socket:
+    """Connect, calling ``wait`` in every slice."""
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        code = sock.connect_ex(where)  # type: ignore[arg-type]
+        if code == errno.EINPROGRESS:
+            code = _connected(sock, wait)
+        if code:
+            raise OSError(code, os.strerror(code))
+    except BaseException:
+        sock.close()
+        raise
     return sock
+
+
+def _connected(sock: socket.socket, wait: Callable[[], None]) -> int:
+    poll = select.poll()
+    poll.register(sock, select.POLLOUT)
+    while not poll.poll(_SLICE_SECONDS * 1000):
+        wait()
+    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
 
 
 def _shut_down(sock: socket.socket) -> None:

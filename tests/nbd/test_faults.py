@@ -1,14 +1,15 @@
 """Real servers that fail on demand: nbdkit's fault filters, kills, and broken disks below."""
 
+import socket as socketlib
 import subprocess
 import threading
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
 
-from connectors.nbd import NbdReader, NbdWriter, UnixAddress
-from sandbox.nbd.servers import nbdkit, qemu_nbd
+from connectors.nbd import NbdReader, NbdWriter, TcpAddress, UnixAddress
+from sandbox.nbd.servers import free_port, nbdkit, qemu_nbd
 from sealift.cancel import CancelToken
 from sealift.clock import SystemClock
 from sealift.disk import Unwritten
@@ -306,6 +307,39 @@ def test_a_place_where_no_server_can_be_is_named_at_once(tmp_path: Path) -> None
     for path in (tmp_path / "none", Path("/" + "x" * 200)):
         with pytest.raises(SourceError, match="no NBD server at"):
             open_reader(path)
+
+
+@pytest.mark.parametrize("how", ["deadline", "token"])
+def test_a_black_hole_is_left_in_time(how: str) -> None:
+    """A listener whose queue is full: the kernel answers no further SYN."""
+    clock, token = SystemClock(), CancelToken()
+    timer = threading.Timer(0.3, token.cancel, ["test"])
+    with socketlib.socket() as hole, ExitStack() as queue:
+        hole.bind(("127.0.0.1", 0))
+        hole.listen(0)
+        port = hole.getsockname()[1]
+        for _ in range(3):
+            filler = queue.enter_context(socketlib.socket())
+            filler.setblocking(False)
+            filler.connect_ex(("127.0.0.1", port))
+        timer.start()
+        started = clock.monotonic()
+        with pytest.raises(StoppedError if how == "token" else ConnectionLostError):
+            NbdReader(
+                TcpAddress("127.0.0.1", port),
+                identity="i",
+                deadline_seconds=0.1 if how == "deadline" else 60,
+                cancel=token,
+            )
+        assert clock.monotonic() - started < 10
+        timer.join()
+
+
+def test_a_refused_port_is_a_lost_connection_and_an_unknown_host_is_not() -> None:
+    with pytest.raises(ConnectionLostError):
+        NbdReader(TcpAddress("127.0.0.1", free_port()), identity="i")
+    with pytest.raises((SourceError, ConnectionLostError), match=r"host\.invalid"):
+        NbdReader(TcpAddress("host.invalid"), identity="i")
 
 
 def test_no_process_is_left(socket: Path, disk: Path) -> None:

@@ -1,0 +1,110 @@
+"""The reply reader fed with streams of chunks: any, and nearly right ones."""
+
+import random
+import socket
+import struct
+from contextlib import closing, suppress
+from itertools import pairwise
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from connectors.nbd.protocol import WireError
+from connectors.nbd.replies import ReplyReader
+from connectors.nbd.transport import Transport
+from sealift.cancel import CancelToken
+from sealift.clock import SystemClock
+from sealift.errors import ConnectionLostError, ProtocolError
+
+OFFSET, LENGTH, COOKIE = 1000, 24, 7
+FILL = 0xEE
+
+
+def transport(stream: bytes) -> Transport:
+    """What a server sends before it closes the connection."""
+    ours, theirs = socket.socketpair()
+    theirs.sendall(stream)
+    theirs.close()
+    made = Transport(ours, "test", SystemClock(), CancelToken())
+    made.arm(60)
+    return made
+
+
+def chunk(kind: int, payload: bytes, *, done: bool, cookie: int = COOKIE) -> bytes:
+    return struct.pack(">LHHQL", 0x668E33EF, int(done), kind, cookie, len(payload)) + payload
+
+
+data_chunks = st.builds(
+    lambda offset, length: (1, struct.pack(">Q", OFFSET + offset) + b"D" * length),
+    st.integers(0, LENGTH),
+    st.integers(0, LENGTH),
+)
+hole_chunks = st.builds(
+    lambda offset, length: (2, struct.pack(">QL", OFFSET + offset, length)),
+    st.integers(0, LENGTH),
+    st.integers(0, LENGTH),
+)
+error_chunks = st.just((0x8001, struct.pack(">LH", 5, 0)))
+other_chunks = st.tuples(st.integers(0, 6), st.binary(max_size=12))
+chunks = st.one_of(data_chunks, hole_chunks, data_chunks, error_chunks, other_chunks)
+
+
+@settings(max_examples=800, deadline=None)
+@given(parts=st.lists(chunks, max_size=6), last=st.booleans())
+def test_a_read_is_whole_or_an_error(parts: list[tuple[int, bytes]], last: bool) -> None:
+    """A read that returns has put every byte in place: nothing of the old buffer is left."""
+    stream = b"".join(
+        chunk(kind, payload, done=last and number == len(parts) - 1)
+        for number, (kind, payload) in enumerate(parts)
+    )
+    buffer = bytearray([FILL]) * LENGTH
+    with closing(transport(stream)) as peer:
+        replies = ReplyReader(peer, structured=True)
+        try:
+            error = replies.data(COOKIE, OFFSET, memoryview(buffer))
+        except (ProtocolError, ConnectionLostError):
+            return
+    if error is None:
+        assert set(buffer) <= {0, ord("D")}
+        assert sum(_content_bytes(*part) for part in parts) == LENGTH
+    else:
+        assert error == WireError(5)
+
+
+def _content_bytes(kind: int, payload: bytes) -> int:
+    if kind == 1:
+        return len(payload) - 8
+    return int(struct.unpack(">QL", payload)[1]) if kind == 2 else 0
+
+
+@settings(max_examples=300, deadline=None)
+@given(stream=st.binary(max_size=200), structured=st.booleans(), what=st.sampled_from("dps"))
+def test_any_stream_ends(stream: bytes, structured: bool, what: str) -> None:
+    magic = struct.pack(">L", 0x668E33EF if structured else 0x67446698)
+    with closing(transport(magic + stream)) as peer:
+        replies = ReplyReader(peer, structured=structured)
+        with suppress(ProtocolError, ConnectionLostError):
+            if what == "d":
+                replies.data(COOKIE, OFFSET, memoryview(bytearray(LENGTH)))
+            elif what == "p":
+                replies.plain(COOKIE)
+            else:
+                replies.status(COOKIE, frozenset({1}))
+
+
+@settings(max_examples=200, deadline=None)
+@given(cuts=st.lists(st.integers(1, LENGTH - 1), unique=True), order=st.randoms())
+def test_pieces_in_any_order_make_a_whole(cuts: list[int], order: random.Random) -> None:
+    content = bytes(range(1, LENGTH + 1))
+    edges = [0, *sorted(cuts), LENGTH]
+    pieces = [(a, content[a:b]) for a, b in pairwise(edges)]
+    order.shuffle(pieces)
+    stream = b"".join(
+        chunk(1, struct.pack(">Q", OFFSET + at) + piece, done=number == len(pieces) - 1)
+        for number, (at, piece) in enumerate(pieces)
+    )
+    buffer = bytearray(LENGTH)
+    with closing(transport(stream)) as peer:
+        replies = ReplyReader(peer, structured=True)
+        assert replies.data(COOKIE, OFFSET, memoryview(buffer)) is None
+    assert buffer == content

@@ -6,7 +6,9 @@ the token of ``/sandbox-api``. SIGTERM and SIGINT stop it.
 
 import argparse
 import json
+import os
 import signal
+import threading
 from pathlib import Path
 
 from sandbox.aws.rules import Quotas, Rules
@@ -33,7 +35,16 @@ def main() -> None:
             "control_token": sandbox.control_token,
         }
         print(json.dumps(ready), flush=True)
+        if options.stop_on_eof:
+            threading.Thread(target=_stop_on_eof, daemon=True).start()
         signal.sigwait(stop)
+
+
+def _stop_on_eof() -> None:
+    """End with whoever holds the other end of standard input, however that one ends."""
+    while os.read(0, 4096):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _parse() -> argparse.Namespace:
@@ -46,6 +57,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument(
         "--hold-status-checks", action="store_true", help="until /sandbox-api attaches a report"
     )
+    parser.add_argument("--stop-on-eof", action="store_true", help="stop when stdin is closed")
     return parser.parse_args()
 
 

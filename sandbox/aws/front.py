@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import secrets
 import socket
 import struct
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -86,6 +87,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _send(self, reply: Reply, until: int | None = None) -> None:
         lines = [f"HTTP/1.1 {reply.status} {self.responses.get(reply.status, ('',))[0]}"]
         lines += [f"{name}: {value}" for name, value in reply.headers]
+        lines += [f"x-amzn-RequestId: {secrets.token_hex(16)}"]
         lines += [f"Content-Length: {len(reply.body)}", "Server: sealift-sandbox", "", ""]
         body = reply.body[:until] if self.command != "HEAD" else b""
         self._write("\r\n".join(lines).encode("latin-1"), body)

@@ -26,6 +26,8 @@ class SandboxError(Exception):
 class SandboxProcess:
     """Starts ``python -m sandbox.aws`` and speaks its control interface.
 
+    The process ends with its parent, also when that one is killed.
+
     Args:
         directory: the sandbox's private state.
         options: further command line options.
@@ -33,13 +35,16 @@ class SandboxProcess:
 
     def __init__(self, directory: Path, options: Sequence[str] = ()) -> None:
         self._command = [sys.executable, "-m", "sandbox.aws", "--directory", str(directory)]
+        self._command += ["--stop-on-eof"]
         self._command += options
         self._process: subprocess.Popen[str] | None = None
         self._ready: dict[str, Any] = {}
 
     def __enter__(self) -> "SandboxProcess":
         """Start; returns when requests are answered."""
-        self._process = subprocess.Popen(self._command, stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(
+            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         if self._process.stdout is None:
             raise AssertionError("started with a pipe")
         line = self._process.stdout.readline()
@@ -63,8 +68,9 @@ class SandboxProcess:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
 
     @property
     def pid(self) -> int:

@@ -2,8 +2,13 @@
 
 import http.client
 import json
+import os
+import select
+import signal
 import socket
 import stat
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -203,6 +208,25 @@ def test_own_process_takes_boot_reports(process: SandboxProcess, remote: Cloud) 
     found = remote.ec2.describe_instance_status(InstanceIds=[instance_id])["InstanceStatuses"]
     assert found[0]["InstanceStatus"]["Status"] == "impaired"
     assert remote.ec2.get_console_output(InstanceId=instance_id)["Output"] == "panic"
+
+
+def test_own_process_ends_with_a_killed_parent(tmp_path: Path) -> None:
+    code = (
+        "import os, sys, pathlib\n"
+        "from sandbox.aws.process import SandboxProcess\n"
+        "with SandboxProcess(pathlib.Path(sys.argv[1])) as running:\n"
+        "    print(running.pid, flush=True)\n"
+        "    os.kill(os.getpid(), 9)\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "s")]
+    parent = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert parent.returncode == -signal.SIGKILL
+    with contextlib.suppress(ProcessLookupError):  # it may have ended by now
+        child = os.pidfd_open(int(parent.stdout))
+        ended, _, _ = select.select([child], [], [], 20)
+        os.close(child)
+        assert ended
+    assert not (tmp_path / "s" / "layers").exists()
 
 
 def test_own_process_stops_on_sigterm(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -276,6 +277,46 @@ def test_complete_counts_writes_that_were_under_way(start_sandbox: StartSandbox)
         assert outcome == []
     caller.join(10)
     assert outcome == ["completed"]
+
+
+def test_many_writers_at_once_lose_nothing(start_sandbox: StartSandbox) -> None:
+    sandbox, cloud = start_sandbox()
+    snapshot_id = cloud.start()
+    blocks = {index: bytes([index]) * BLOCK for index in range(120)}
+    todo, lock = iter([*blocks, *blocks]), threading.Lock()  # every block twice
+
+    def write() -> None:
+        while True:
+            with lock:
+                index = next(todo, None)
+            if index is None:
+                return
+            put = partial(cloud.put, snapshot_id, index, blocks[index])
+            while refusal(put) != "ok":
+                pass  # the other writer has this block right now
+
+    writers = [threading.Thread(target=write) for _ in range(8)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    total = {"ChecksumAlgorithm": "SHA256", "ChecksumAggregationMethod": "LINEAR"}
+    cloud.complete(snapshot_id, 120, Checksum=linear(*blocks.values()), **total)
+    assert cloud.blocks(snapshot_id) == blocks
+    assert sandbox.requests.count("PutSnapshotBlock") >= 240
+
+
+def test_one_token_from_many_callers_is_one_snapshot(cloud: Cloud) -> None:
+    found: list[str] = []
+    callers = [
+        threading.Thread(target=lambda: found.append(cloud.start(ClientToken="t")))
+        for _ in range(8)
+    ]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert (len(found), len(set(found))) == (8, 1)
 
 
 def test_lost_answer_of_start_is_found_again_by_its_token(start_sandbox: StartSandbox) -> None:

@@ -22,13 +22,14 @@ _TEXT_BYTES = MiB - 1  # QEMU reads no more of a descriptor
 # QEMU looks for a parent here whatever the header says about the descriptor's place.
 _FIXED_DESCRIPTOR = (0x200, 20 * _SECTOR)
 
-_EXTENT = re.compile(
-    r'^\s*([A-Za-z]+)\s+([+-]?\d+)\s+([A-Za-z]+)(?:\s+"([^"\r\n]*)")?', re.MULTILINE
-)
-_PARENT_CID = re.compile(r"^\s*parentCID\s*=\s*\"?([^\s\"]*)", re.MULTILINE | re.IGNORECASE)
-_PARENT_HINT = re.compile(
-    r"^\s*parentFileNameHint\s*=\s*\"?([^\"\r\n]*)", re.MULTILINE | re.IGNORECASE
-)
+# Any word, white space, a quote: QEMU's scanf wants neither a line of its own, nor a space
+# before the type, nor, for some types, the closing quote (found by comparing with it). For
+# a parent it wants the keyword anywhere, two characters, and a name up to a quote.
+# Possessive and bounded throughout: a hostile megabyte must not take a second.
+_NAMED = re.compile(r'([A-Za-z]{1,16})\s++"([^"\r\n]*+)')
+_SIZED = re.compile(r"^[ \t]*+[A-Za-z]{1,16}[ \t]++(\d{1,18})[ \t]++[A-Za-z]", re.MULTILINE)
+_PARENT_CID = re.compile(r"parentCID[\s=\"]*+([0-9a-z]{0,16})", re.IGNORECASE)
+_PARENT_HINT = re.compile(r"parentFileNameHint[\s=\"]{0,8}([^\"\r\n]*+)", re.IGNORECASE)
 _NO_PARENT = ("ffffffff", "")
 
 
@@ -72,14 +73,13 @@ def _text(read: Read, offset: int, length: int) -> str:
 
 
 def _described_size(text: str) -> int | None:
-    sectors = sum(int(match[2]) for match in _EXTENT.finditer(text) if len(match[2]) < 19)
+    sectors = sum(int(match[1]) for match in _SIZED.finditer(text))
     return sectors * _SECTOR if 0 < sectors < 2**54 else None
 
 
 def _extents(text: str) -> Iterator[Reference]:
-    for match in _EXTENT.finditer(text):
-        if match[4] is not None:
-            yield Reference(ReferenceKind.EXTENT, match[4], match[3].upper())
+    for match in _NAMED.finditer(text):
+        yield Reference(ReferenceKind.EXTENT, match[2], match[1].upper())
 
 
 def _parents(text: str) -> Iterator[Reference]:

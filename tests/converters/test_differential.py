@@ -100,7 +100,9 @@ def descriptor(chance: random.Random, canary: str) -> bytes:
         f"{pick(_SPACES)}{pick(_ACCESS)}{pick(space)}{pick(_COUNTS)}{pick(space)}"
         f"{pick(_KINDS)}{pick(space)}{pick(_QUOTES).format(canary)}"
     )
-    parent = pick(("", f'parentFileNameHint="{canary}"', f"parentFileNameHint= {canary}"))
+    hints = ('="{}"', "= {}", '=\n{}"', '::{}"', '"{}"', ' "{}"', "={}", '=""{}"')
+    hint = "parentFileNameHint" + pick(hints).format(canary)
+    parent = pick(("", hint, f"x = {hint}", hint.upper()))
     parts = [
         pick(("# Disk DescriptorFile", "#Disk", "", " ")),
         pick(("version=1", "version=3", " version=1", "version = 1")),

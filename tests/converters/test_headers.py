@@ -168,6 +168,8 @@ DESCRIPTOR = b'# Disk DescriptorFile\nversion=1\nCID=1\nparentCID=ffffffff\ncrea
         b'RDONLY 2048 FLAT "/etc/shadow" 0\r\n',
         b'rw +2048 flat "/etc/shadow" 0',
         b'RW 99999999999999999999 VMFS "/etc/shadow"\n',
+        b'RW 2048 VMFS "/etc/shadow\n" 0\n',
+        b'RW 2048FLAT "/etc/shadow" 0\n',
     ],
 )
 def test_extent_lines_are_seen_however_they_are_written(line: bytes) -> None:
@@ -177,12 +179,27 @@ def test_extent_lines_are_seen_however_they_are_written(line: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", [b'parentFileNameHint="/etc/shadow"\n', b"PARENTFILENAMEHINT = /etc/shadow\n"]
+    "line",
+    [
+        b'parentFileNameHint="/etc/shadow"\n',
+        b"PARENTFILENAMEHINT = /etc/shadow\n",
+        b'parentFileNameHint=\n/etc/shadow"',
+        b'x = "y" parentFileNameHint="/etc/shadow"\n',
+    ],
 )
 def test_parent_hints_are_seen(line: bytes) -> None:
     data = DESCRIPTOR + line
     (found,) = read_header(ImageFormat.VMDK, over(data), len(data)).references
     assert (found.kind, found.name) == (ReferenceKind.BACKING, "/etc/shadow")
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [b"\n", b" ", b"a", b"a ", b"\r\n", b'a "', b"RW 1 ", b"parentCID", b"parentFileNameHint="],
+)
+def test_a_megabyte_of_anything_is_read_at_once(piece: bytes) -> None:
+    data = DESCRIPTOR + piece * (MiB // len(piece))
+    read_header(ImageFormat.VMDK, over(data), len(data))
 
 
 def test_a_parent_without_a_name_is_a_reference_too() -> None:

@@ -1,5 +1,6 @@
 """The server itself: where it listens, who may call, what it leaves behind."""
 
+import contextlib
 import http.client
 import json
 import os

@@ -27,7 +27,7 @@ from connectors.qemu.graph import BlockState, ParentKind, load_block_state
 from connectors.qemu.machine import Disk
 from connectors.qemu.names import Names, NodeName, Part, parse_node
 from connectors.qemu.qmp import Answer, Command, Event, QmpSession
-from connectors.qemu.records import delete_record
+from connectors.qemu.records import delete_record, list_records
 from connectors.qemu.scratch import Scratch, dismiss_jobs, remove_file
 from sealift.clock import Clock
 from sealift.errors import SourceError, TransientError
@@ -172,7 +172,9 @@ class Points:
         """Numbers of all points of which anything but a bitmap is there."""
         names = [*state.nodes, *(e.id for e in state.exports)]
         parsed = (parse_node(name[: _node_length(name)]) for name in names)
-        return frozenset(p.seq for p in parsed if p and p.migration == self._names.short)
+        found = {p.seq for p in parsed if p and p.migration == self._names.short}
+        recorded = map(self._names.seq_of_record, list_records(self._qmp))
+        return frozenset(found | {seq for seq in recorded if seq is not None})
 
     def _nodes(self, state: BlockState, seq: int) -> dict[str, NodeName]:
         parsed = {name: parse_node(name) for name in state.nodes}

@@ -34,7 +34,7 @@ state_dir: {state}
 source:
   qemu:
     qmp: {qmp}
-    scratch_dir: {scratch}
+    scratch: {scratch}
     scratch_limit: 2GiB
 target:
   aws:
@@ -47,7 +47,7 @@ policy:
   stop:
     mode: {stop}
 limits:
-  bandwidth: 40MiB
+  bandwidth: 40MiB/s
 """
 _RECORDS_PER_SECOND = 150
 _BURST = "48M"

@@ -85,6 +85,7 @@ class ImageWriter:
         partial = PartialFile.create(path)
         try:
             _create_image(partial.path, image_format, size)
+            partial.sync()  # who knows the identity may rely on the image
             writer = cls(partial, image_format, settings)
         except BaseException:
             partial.remove()

@@ -94,6 +94,17 @@ class PartialFile:
             return self._final
         return self._final.with_name(f"{self._final.name}.{self._token}.partial")
 
+    def sync(self) -> None:
+        """Make content and size durable, whoever wrote them.
+
+        Raises:
+            TargetError, OutOfSpaceError: they are not.
+        """
+        try:
+            _sync(self.path)
+        except OSError as error:
+            raise failure(error, str(self.path)) from error
+
     def publish(self) -> None:
         """Make content and name durable, and the file visible; idempotent (I6).
 
@@ -104,8 +115,8 @@ class PartialFile:
             return
         if os.path.lexists(self._final):
             raise TargetError(f"{self._final} appeared meanwhile", next_step="move it away")
+        self.sync()
         try:
-            _sync(self.path)
             self.path.rename(self._final)
             self.published = True
             _sync(self._final.parent)

@@ -48,6 +48,7 @@ class RawFileWriter:
         partial = PartialFile.create(path)
         try:
             os.truncate(partial.path, size)
+            partial.sync()  # who knows the identity may rely on the size
         except OSError as error:
             partial.remove()
             raise failure(error, str(path)) from error

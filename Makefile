@@ -1,4 +1,4 @@
-# Every target installs what it needs and says so. Debian and Ubuntu; others: see docs/install.md.
+# Every target installs what it needs and says so. System packages are named as on Debian and Ubuntu.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 

@@ -103,7 +103,7 @@ class EbsSnapshotWriter:
         """
         if offset % BLOCK_BYTES or len(data) != len(digests) * BLOCK_BYTES or not digests:
             raise ValueError(f"write of {len(data)} bytes at {offset} is not on the block grid")
-        if offset + len(data) > self._caps.size:
+        if offset < 0 or offset + len(data) > self._caps.size:
             raise ValueError(f"write of {len(data)} bytes at {offset} exceeds {self._caps.size}")
         for number, digest in enumerate(digests):
             start = number * BLOCK_BYTES

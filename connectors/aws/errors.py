@@ -168,7 +168,8 @@ def classify(error: Exception, action: str) -> SealiftError:
             f"{action}: no usable AWS credentials ({kind})", next_step=_RENEW, action=action
         )
     if isinstance(error, _CONFIGURATION):
-        return ConfigError(f"AWS configuration: {error}", action=action)
+        step = "set region and profile in the plan, or AWS_DEFAULT_REGION and AWS_PROFILE"
+        return ConfigError(f"AWS configuration: {error}", next_step=step, action=action)
     if isinstance(error, boto.ParamValidationError):
         return TargetError(f"{action}: {_one_line(str(error))}", action=action)
     if isinstance(error, boto.SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
@@ -246,9 +247,9 @@ class _Facts:
         body: Mapping[str, Any] = error.response.get("Error", {})
         meta: Mapping[str, Any] = error.response.get("ResponseMetadata", {})
         self.action = action
-        self.code = str(body.get("Code", "")).removeprefix("Client.")
+        self.code = _one_line(str(body.get("Code", ""))).removeprefix("Client.")
         self.status = int(meta.get("HTTPStatusCode", 0))
-        self.reason = str(error.response.get("Reason", ""))
+        self.reason = _one_line(str(error.response.get("Reason", "")))
         self.message = _one_line(_ENCODED.sub("", str(body.get("Message", ""))))
         self.text = f"{action}: {self.code}: {self.message}"
         self.retry_after_seconds = _seconds(meta.get("HTTPHeaders", {}).get("retry-after"))

@@ -3,10 +3,13 @@
 import re
 import threading
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import boto3
+import botocore.session
 from botocore.config import Config
+from botocore.loaders import Loader, create_loader
 
 from connectors.aws.errors import aws_call
 from connectors.aws.spec import AwsSpec
@@ -21,6 +24,12 @@ if TYPE_CHECKING:
 
 _ROOT_ELEMENT = re.compile(rb"\s*(?:<\?[^>]*\?>\s*)?<(\w+)")
 _SPARE_CONNECTIONS = 4  # polls and listings beside the block writers
+
+
+@cache
+def _loader() -> Loader:
+    """Service models, parsed once per process: 0.3 s for EC2's, for every session otherwise."""
+    return create_loader()
 
 
 def client_config(spec: AwsSpec) -> Config:
@@ -144,7 +153,7 @@ class AwsClients:
 
     def _opened(self) -> boto3.Session:
         if self._session is None:
-            self._session = boto3.Session(
-                profile_name=self.spec.profile, region_name=self.spec.region
-            )
+            core = botocore.session.Session(profile=self.spec.profile)
+            core.register_component("data_loader", _loader())
+            self._session = boto3.Session(botocore_session=core, region_name=self.spec.region)
         return self._session

@@ -38,6 +38,7 @@ class AwsTarget:
         clock: for waits.
         cancel: looked at in every wait.
         put_limit: the account's rate of PutSnapshotBlock, shared by all disks.
+        clients: to share connections with other targets of the same plan; not closed here.
     """
 
     def __init__(
@@ -48,12 +49,14 @@ class AwsTarget:
         *,
         cancel: CancelToken | None = None,
         put_limit: RateLimit | None = None,
+        clients: AwsClients | None = None,
     ) -> None:
         self._spec = spec
         self._put_limit = put_limit
         self._waiter = Waiter(clock, cancel or CancelToken())
         self._owner = Owner(migration_id, spec.tags)
-        self.clients = AwsClients(spec)
+        self._shared = clients is not None
+        self.clients = clients or AwsClients(spec)
         self._snapshots = Snapshots(self.clients, spec, self._owner, clock)
         self._images = Images(self.clients, spec, self._owner, self._waiter)
         self._instances = Instances(
@@ -198,4 +201,5 @@ class AwsTarget:
 
     def close(self) -> None:
         """Free connections; what was made stays."""
-        self.clients.close()
+        if not self._shared:
+            self.clients.close()

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import boto3
 import pytest
 
 from connectors.aws.block_lists import BLOCK_BYTES
+from connectors.aws.session import AwsClients
 from connectors.aws.spec import AwsSpec
 from connectors.aws.target import AwsTarget
 from sandbox.aws import AwsSandbox, Fault, FaultKind, Rules
@@ -55,11 +55,13 @@ class Account:
     spec: AwsSpec
     ec2: "EC2Client"
     directory: Path
+    clients: AwsClients
 
     def target(self, migration_id: str = "mig-1", **changes: Any) -> AwsTarget:
-        """A target that shares nothing in memory with any other."""
+        """A target that shares nothing with any other but connections."""
         spec = dataclasses.replace(self.spec, **changes)
-        return AwsTarget(spec, migration_id, self.clock)
+        shared = None if "read_timeout_seconds" in changes else self.clients
+        return AwsTarget(spec, migration_id, self.clock, clients=shared)
 
     def snapshot(
         self,
@@ -139,13 +141,14 @@ def open_account(
         running.append(box)
         for name, value in box.environment().items():
             monkeypatch.setenv(name, value)
-        ec2 = boto3.Session().client("ec2")
+        clients = AwsClients(AwsSpec("", (), concurrency=32))
+        ec2 = clients.ec2
         subnet = ec2.describe_subnets()["Subnets"][0]
         group = ec2.describe_security_groups()["SecurityGroups"][0]
         spec = AwsSpec(
             subnet["SubnetId"], (group["GroupId"],), instance_type=INSTANCE_TYPE, concurrency=4
         )
-        return Account(box, clock, spec, ec2, tmp_path)
+        return Account(box, clock, spec, ec2, tmp_path, clients)
 
     yield start
     for box in running:

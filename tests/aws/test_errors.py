@@ -1,6 +1,7 @@
 """Every way in which AWS says no, by what the caller may do next."""
 
 import socket
+from typing import Any
 
 import boto3
 import botocore.exceptions as boto
@@ -173,9 +174,9 @@ def test_any_refusal_gives_an_error_of_the_tree(
         (boto.ConnectionClosedError(endpoint_url="http://x"), ConnectionLostError),
         (boto.ResponseStreamingError(error="cut"), ConnectionLostError),
         (ConnectionResetError(), ConnectionLostError),
-        (boto.SSLError(endpoint_url="https://x", error="EOF"), ConnectionLostError),
+        (boto.SSLError(endpoint_url="https://x", error=OSError("EOF")), ConnectionLostError),
         (
-            boto.SSLError(endpoint_url="https://x", error="CERTIFICATE_VERIFY_FAILED"),
+            boto.SSLError(endpoint_url="https://x", error=OSError("CERTIFICATE_VERIFY_FAILED")),
             TargetError,
         ),
         (boto.IncompleteReadError(actual_bytes=1, expected_bytes=2), TransientError),
@@ -237,5 +238,6 @@ def test_the_sdk_repeats_nothing_whatever_the_environment_says(
     monkeypatch.setenv("AWS_RETRY_MODE", "adaptive")
     spec = AwsSpec("s", ("g",), region="eu-north-1", concurrency=64)
     client = boto3.Session().client("ebs", region_name="eu-north-1", config=client_config(spec))
-    assert client.meta.config.retries["total_max_attempts"] == 1
-    assert client.meta.config.max_pool_connections >= 64
+    used: Any = client.meta.config
+    assert used.retries["total_max_attempts"] == 1
+    assert used.max_pool_connections >= 64

@@ -3,8 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from statistics import fmean
 
 from sealift.units import MiB, format_duration, format_rate, format_size
+
+_FITTED_ROUNDS = 5
+"""Older rounds say what the link was, not what it is."""
 
 _SHORT_ROUND_BYTES = 16 * MiB
 """Rounds that sent less say more about fixed costs than about throughput."""
@@ -87,12 +91,11 @@ class Forecast:
 def forecast(rounds: Sequence[RoundFigures], policy: ConvergencePolicy) -> Forecast:
     """Judge after the newest of ``rounds`` (at least one).
 
-    Model: a round costs a fixed time plus bytes over throughput. Throughput is the
-    newest that a round with enough bytes showed; the fixed time is the smallest rest.
+    Model: a round costs a fixed time plus bytes over throughput, fitted to the newest
+    rounds.
     """
     last = rounds[-1]
-    throughput = _throughput(rounds)
-    fixed = min(max(0.0, r.seconds - r.dirty_bytes / throughput) for r in rounds)
+    fixed, throughput = _fit(rounds[-_FITTED_ROUNDS:])
     final = fixed + last.dirty_after_bytes / throughput
     dirty_rate = last.dirty_after_bytes / last.seconds if last.seconds > 0 else 0.0
     verdict = _verdict(rounds, policy, final, dirty_rate, throughput)
@@ -109,7 +112,22 @@ def throttle_rate(forecast_now: Forecast) -> int:
     return max(1 * MiB, int(forecast_now.throughput / 2))
 
 
+def _fit(rounds: Sequence[RoundFigures]) -> tuple[float, float]:
+    """(fixed seconds, bytes per second) by least squares; without a fixed part where none shows."""
+    mean_bytes = fmean(r.dirty_bytes for r in rounds)
+    mean_seconds = fmean(r.seconds for r in rounds)
+    spread = sum((r.dirty_bytes - mean_bytes) ** 2 for r in rounds)
+    together = sum((r.dirty_bytes - mean_bytes) * (r.seconds - mean_seconds) for r in rounds)
+    if spread > 0 and together > 0:
+        seconds_per_byte = together / spread
+        fixed = mean_seconds - seconds_per_byte * mean_bytes
+        if fixed >= 0:
+            return fixed, 1 / seconds_per_byte
+    return 0.0, _throughput(rounds)
+
+
 def _throughput(rounds: Sequence[RoundFigures]) -> float:
+    """Of the newest round that is long enough to tell."""
     long_enough = [r for r in rounds if r.dirty_bytes >= _SHORT_ROUND_BYTES] or list(rounds)
     newest = long_enough[-1]
     if newest.seconds <= 0:

@@ -95,6 +95,16 @@ def test_forecast_fits_the_budget() -> None:
     assert "10.0 MiB" in now.text
 
 
+def test_forecast_knows_the_fixed_cost_of_a_round() -> None:
+    rounds = [
+        RoundFigures(125 * MiB, 125 * MiB, 4.5, 20 * MiB),
+        RoundFigures(21 * MiB, 20 * MiB, 1.0, 5 * MiB),
+        RoundFigures(9 * MiB, 5 * MiB, 0.65, 29 * MiB),
+    ]
+    now = forecast(rounds, ConvergencePolicy())
+    assert now.final_seconds == pytest.approx(1.4, abs=0.15)
+
+
 def test_a_guest_that_outruns_the_link_diverges_and_is_throttled_below_it() -> None:
     rounds = [figures(100 * MiB, 1, 110 * MiB), figures(110 * MiB, 1.1, 120 * MiB)]
     now = forecast(rounds, ConvergencePolicy(downtime_budget_seconds=0.1))

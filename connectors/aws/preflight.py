@@ -194,7 +194,7 @@ class Preflight:
         with aws_call("kms:DescribeKey"):
             answer = self.clients.kms.describe_key(KeyId=key_id)
         key = field_of(answer, "KeyMetadata", "kms:DescribeKey")
-        state, usage = key.get("KeyState", ""), key.get("KeyUsage", "")
+        state, usage = key.get("KeyState", ""), key.get("KeyUsage", "ENCRYPT_DECRYPT")
         found = f"{key.get('Arn', key_id)}, {state}"
         if state != "Enabled" or usage != "ENCRYPT_DECRYPT":
             step = "enable the key or name a symmetric encryption key"

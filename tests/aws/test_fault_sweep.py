@@ -90,11 +90,11 @@ def numbered_calls(account: Account) -> list[Call]:
 
 
 def faults(calls: list[Call]) -> Iterator[tuple[Call, FaultKind]]:
-    """Every kind at calls that make something; calls that only look take turns."""
+    """Every kind after the effect; in turns those before it, one where a call only looks."""
     kinds = itertools.cycle(BEFORE)
     for call in calls:
         if call[0] in MAKES_SOMETHING:
-            yield from ((call, kind) for kind in (*BEFORE, *AFTER))
+            yield from ((call, kind) for kind in (*AFTER, next(kinds), next(kinds), next(kinds)))
         else:
             yield call, next(kinds)
 

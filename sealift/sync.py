@@ -10,6 +10,7 @@ from sealift.clock import Clock
 from sealift.digest import block_digest, is_zero, zero_digest
 from sealift.disk import DiskReader, DiskWriter, Unwritten
 from sealift.journal import SyncJournal
+from sealift.patient import PatientReader
 from sealift.pipeline import BufferPool, Executor, ThreadExecutor
 from sealift.plan import Action, Op, plan
 from sealift.progress import DiskMeter, DiskProgress, Sink, silent
@@ -105,7 +106,9 @@ class _Sync:
         base: BlockMap | None,
         label: DiskProgress,
     ) -> None:
-        self._reader, self._writer, self._context = reader, writer, context
+        self._retrier = context.retrier()
+        self._reader = PatientReader(reader, self._retrier)
+        self._writer, self._context = writer, context
         self._caps = writer.caps
         self._journal = journal
         self._base = base if self._caps.unwritten is Unwritten.BASE else None
@@ -116,7 +119,6 @@ class _Sync:
         self._unflushed: list[tuple[int, bytes]] = []
         self._unflushed_bytes = 0
         self._written_since_flush = False
-        self._retrier = context.retrier()
         self._written = (
             journal.blocks
             if journal
@@ -184,7 +186,7 @@ class _Sync:
         if op.action is Action.COPY:
             wanted = max(0, min(op.length, self._reader.size - op.start))
             with data[:wanted] as part:
-                self._retrier.call(lambda: self._reader.read_into(op.start, part))
+                self._reader.read_into(op.start, part)
             self._meter.add(read=wanted)
         data[wanted:] = bytes(len(data) - wanted)
 

@@ -1,6 +1,7 @@
 """Retries and rate limits on a virtual clock."""
 
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,12 @@ from hypothesis import strategies as st
 
 from sealift.cancel import CancelToken
 from sealift.errors import SourceError, StoppedError, ThrottledError, TransientError
+from sealift.extents import Extent
+from sealift.patient import PatientReader
 from sealift.ratelimit import SharedTokenBucket, TokenBucket, Unlimited
 from sealift.retry import Retrier, RetryPolicy
 from sealift.testing.clock import VirtualClock
+from sealift.testing.memory import MemoryReader
 
 
 def retrier(clock: VirtualClock, **policy: float) -> Retrier:
@@ -106,3 +110,19 @@ def test_bad_rates_are_refused() -> None:
     with pytest.raises(ValueError, match="rate"):
         TokenBucket(0, 1, VirtualClock())
     Unlimited().acquire(10**12)
+
+
+class CutOff(MemoryReader):
+    """Loses its connection after every second extent."""
+
+    def extents(self, start: int, length: int) -> Iterator[Extent]:
+        for number, extent in enumerate(super().extents(start, length), 1):
+            yield extent
+            if number % 2 == 0:
+                raise TransientError("connection lost")
+
+
+def test_extents_go_on_where_a_connection_was_lost() -> None:
+    disk = CutOff.from_text("AB-C-D0-EF", cell_bytes=512)
+    whole = list(MemoryReader.from_text("AB-C-D0-EF", cell_bytes=512).extents(0, disk.size))
+    assert list(PatientReader(disk, retrier(VirtualClock())).extents(0, disk.size)) == whole

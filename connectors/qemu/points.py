@@ -18,7 +18,6 @@ to QEMU that it finishes without us (``QmpSession.burst``): a kill at any moment
 guest running and at worst a half-open point, which ``close`` knows by its names.
 """
 
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -31,8 +30,6 @@ from connectors.qemu.records import delete_record, list_records
 from connectors.qemu.scratch import Scratch, dismiss_jobs, remove_file
 from sealift.clock import Clock
 from sealift.errors import SourceError, TransientError
-
-_log = logging.getLogger(__name__)
 
 COPY_SECONDS = 10
 """A copy that takes longer breaks the snapshot: a hung scratch disk must not hang the guest."""

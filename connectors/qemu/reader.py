@@ -12,11 +12,10 @@ zero the range. Then the copy has been made, so a second question is answered fr
 copy. So a range is ZERO only when two questions in a row say so.
 """
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from connectors.nbd import NbdReader
+from sealift.disk import DiskReader
 from sealift.errors import (
     ConnectionLostError,
     PointLostError,
@@ -26,8 +25,6 @@ from sealift.errors import (
 )
 from sealift.extents import Extent, Kind, checked_partition, coalesce
 from sealift.units import MiB
-
-_log = logging.getLogger(__name__)
 
 STEP_BYTES = 256 * MiB
 """Asked at once; at most 4,096 granules of 64 KiB, and a bounded delay before the first."""
@@ -43,7 +40,7 @@ class PointReader:
         still_open: asks QEMU whether the point is still there; only after a lost connection.
     """
 
-    def __init__(self, data: NbdReader, probe: NbdReader, still_open: Callable[[], bool]) -> None:
+    def __init__(self, data: DiskReader, probe: DiskReader, still_open: Callable[[], bool]) -> None:
         self._data = data
         self._probe = probe
         self._still_open = still_open

@@ -84,6 +84,10 @@ class Story:
         assert {t.since for t in self.hv.tracking()} == {self.base}
 
     def survives(self) -> None:
+        """The burst may still be under way; QEMU ends it without its sender."""
+        if self.vm.status() == "paused":
+            self.vm.monitor.events.clear()
+            self.vm.monitor.wait_for("RESUME")
         assert self.vm.status() == "running"
         self.write()
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from connectors.nbd import protocol
 from connectors.qemu import QemuHypervisor
 from connectors.qemu.names import Names, Part
 from sealift.endpoints import Consistency, TrackingState
@@ -194,6 +195,40 @@ def test_odd_sizes(make_vm: MakeVm, attach: Attach, size: int) -> None:
     replica = bytearray(before)
     bring_up_to_date(hv.reader(2, "vd0"), replica)
     assert replica == vm.content[0]
+
+
+def test_every_read_asks_for_bytes_not_for_believed_holes(
+    make_vm: MakeVm, attach: Attach, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """QEMU may otherwise turn what the guest zeroes during the read into a hole."""
+    vm = make_vm()
+    vm.write(0, 0x44, 0, MiB)
+    hv = attach(vm)
+    hv.open_point(1, {"vd0": None})
+    sent: list[tuple[int, int]] = []
+    request = protocol.request
+
+    def spy(command: int, cookie: int, offset: int = 0, length: int = 0, flags: int = 0) -> bytes:
+        if command == protocol.Command.READ:
+            sent.append((length, flags))
+        return request(protocol.Command(command), cookie, offset, length, flags)
+
+    monkeypatch.setattr(protocol, "request", spy)
+    assert whole(hv.reader(1, "vd0")) == vm.content[0]
+    data = [flags for length, flags in sent if length > 512]
+    assert data
+    assert set(data) == {protocol.DONT_FRAGMENT}
+
+
+def test_readers_of_a_closed_point_are_told(make_vm: MakeVm, attach: Attach) -> None:
+    vm = make_vm()
+    hv = attach(vm)
+    hv.open_point(1, {"vd0": None})
+    with closing(hv.reader(1, "vd0")) as reader:
+        reader.read_into(0, memoryview(bytearray(512)))
+        hv.abort_point(1)
+        with pytest.raises(PointLostError):
+            reader.read_into(0, memoryview(bytearray(512)))
 
 
 # ---------------------------------------------------------------------- scratch space

@@ -40,11 +40,14 @@ setup: system $(VENV)/.installed ## Install everything, system packages too
 demo: setup ## Move a live VM to an offline AWS, cut over, boot what landed
 	@$(BIN)/sealift demo
 
-test: setup ## Run every test (about 10 minutes on 2 cores)
-	@$(BIN)/pytest
+# Files stay together, so that what one file sets up is set up once.
+PYTEST := $(BIN)/pytest -n 2 --dist loadfile
+
+test: setup ## Run the tests; SLOW=1 adds the slow ones, as CI does
+	@$(PYTEST) $(if $(SLOW),,-m "not slow")
 
 test-fast: setup ## Run the tests that need neither guest, sandbox nor Prefect
-	@$(BIN)/pytest -m "not guest and not sandbox and not prefect"
+	@$(PYTEST) -m "not guest and not sandbox and not prefect and not slow"
 
 check: setup ## Lint, type-check and check the layers
 	@$(BIN)/ruff check .

@@ -8,6 +8,7 @@ and the run ends with ``evidence: kill points: 144, unequal: 0``.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -28,6 +29,17 @@ def evidence(pytestconfig: pytest.Config) -> Evidence:
         lines[name] = figures
 
     return collect
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """A parallel worker ended: take over what it counted."""
+    node.config.stash[_LINES].update(getattr(node, "workeroutput", {}).get("evidence", {}))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["evidence"] = dict(session.config.stash[_LINES])
 
 
 def pytest_terminal_summary(

@@ -171,6 +171,22 @@ def sandbox(
         sandbox_command.sandbox(output, directory, port, boot=boot)
 
 
+@app.command(epilog="Example: sealift demo --output demo-output")
+def demo(
+    output: Annotated[Path, typer.Option(help="Folder for plan, picture and consoles.")] = Path(
+        "demo-output"
+    ),
+    uefi: Annotated[bool, typer.Option(help="A guest that boots by UEFI.")] = False,
+    prefect: Annotated[bool, typer.Option(help="Run the rounds as a Prefect flow.")] = True,
+) -> None:
+    """Move a live guest to the offline AWS, cut over, boot what landed, count its records."""
+    from sandbox.demo import run_demo
+    from sealift.endpoints import Firmware
+
+    firmware = Firmware.UEFI if uefi else Firmware.BIOS
+    raise typer.Exit(run_demo(output, firmware=firmware, prefect=prefect))
+
+
 @app.command(epilog="Example: sealift serve --cron '*/30 * * * *'")
 def serve(
     plan: PlanOption = None,

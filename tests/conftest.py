@@ -34,7 +34,8 @@ def evidence(pytestconfig: pytest.Config) -> Evidence:
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any, error: object) -> None:
     """A parallel worker ended: take over what it counted."""
-    node.config.stash[_LINES].update(getattr(node, "workeroutput", {}).get("evidence", {}))
+    lines = node.config.stash[_LINES]
+    lines.update(getattr(node, "workeroutput", {}).get("evidence", {}))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

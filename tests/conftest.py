@@ -34,13 +34,14 @@ def evidence(pytestconfig: pytest.Config) -> Evidence:
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any, error: object) -> None:
     """A parallel worker ended: take over what it counted."""
-    lines = node.config.stash[_LINES]
-    lines.update(getattr(node, "workeroutput", {}).get("evidence", {}))
+    config: pytest.Config = node.config
+    config.stash[_LINES].update(getattr(node, "workeroutput", {}).get("evidence", {}))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     if hasattr(session.config, "workeroutput"):
-        session.config.workeroutput["evidence"] = dict(session.config.stash[_LINES])
+        lines = session.config.stash[_LINES]
+        session.config.workeroutput["evidence"] = dict(lines.items())
 
 
 def pytest_terminal_summary(

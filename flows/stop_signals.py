@@ -3,9 +3,7 @@
 import contextlib
 import os
 import signal
-import sys
 import threading
-from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
@@ -15,52 +13,83 @@ _WATCHED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 HARD_EXIT = 130
 _SHOW_CURSOR = b"\x1b[?25h"
 _HARD = b"\nstopped hard; nothing is lost: run the same command again, or see sealift status\n"
+_END = b"\0"  # no signal has the number 0
 
 
 class StopSignals:
     """While entered, SIGINT, SIGTERM and SIGHUP set the token instead of ending the process.
 
-    Nothing is raised from a handler, so no lock is left held and no call half done: whoever
-    works looks at the token. A second SIGINT or SIGTERM ends the process at once with 130;
-    its children die with it, and its files are good for the next run.
+    Nothing is raised into whatever runs, so no lock is left held and no call half done:
+    whoever works looks at the token. A second SIGINT or SIGTERM ends the process at once
+    with 130; its children die with it, and its files are good for the next run.
 
-    Outside the main thread this does nothing: only the main thread receives signals.
+    A thread of its own hears the signals through the wake-up descriptor. Python runs signal
+    handlers in the main thread only, and that one may wait for others in a lock that a
+    signal delivered to another thread does not interrupt (seen: a stop that was noticed
+    when the round was over).
+
+    Outside the main thread this does nothing: only there handlers can be set.
+
+    Args:
+        cancel: set by the first signal.
+        last: nothing comes after the block but the end of the process, so once a signal
+            was received the handlers stay: a late one must not spoil the exit code.
     """
 
-    def __init__(self, cancel: CancelToken) -> None:
+    def __init__(self, cancel: CancelToken, *, last: bool = False) -> None:
         self._cancel = cancel
+        self._last = last
         self._before: dict[signal.Signals, Any] = {}
+        self._wakeup_before = -1
+        self._pipe: tuple[int, int] | None = None
+        self._thread: threading.Thread | None = None
         self.received: signal.Signals | None = None
 
     def __enter__(self) -> "StopSignals":
-        if threading.current_thread() is threading.main_thread():
-            for number in _WATCHED:
-                self._before[number] = signal.signal(number, self._handle)
+        if threading.current_thread() is not threading.main_thread():
+            return self
+        read, write = self._pipe = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(write, False)
+        self._wakeup_before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        for number in _WATCHED:
+            self._before[number] = signal.signal(number, _heard_elsewhere)
+        self._thread = threading.Thread(
+            target=self._listen, args=(read,), name="sealift-signals", daemon=True
+        )
+        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._thread is None or self._pipe is None:
+            return
+        if self._last and self.received is not None:
+            return
+        signal.set_wakeup_fd(self._wakeup_before)
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        self._before.clear()
+        read, write = self._pipe
+        os.write(write, _END)
+        self._thread.join()
+        os.close(write)
+        os.close(read)
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        received = signal.Signals(number)
-        if not self._cancel.cancelled:
-            self.received = received
-            self._cancel.cancel(received.name)
-        elif received is not signal.SIGHUP:  # a closing terminal sends more than one
-            if sys.stderr is not None and os.isatty(2):
-                os.write(2, _SHOW_CURSOR)
+    def _listen(self, read: int) -> None:
+        while True:
+            for number in os.read(read, 64):
+                if number == 0:
+                    return
+                if number in _WATCHED:
+                    self._hear(signal.Signals(number))
+
+    def _hear(self, number: signal.Signals) -> None:
+        if self.received is None and not self._cancel.cancelled:
+            self.received = number
+            self._cancel.cancel(number.name)
+        elif number is not signal.SIGHUP:  # a closing terminal sends more than one
             with contextlib.suppress(OSError):
-                os.write(2, _HARD)
+                os.write(2, (_SHOW_CURSOR if os.isatty(2) else b"") + _HARD)
             os._exit(HARD_EXIT)
 
 
-@contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """SIGINT raises ``KeyboardInterrupt`` inside: for waiting on a person's answer."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+def _heard_elsewhere(number: int, frame: FrameType | None) -> None:
+    """Its being set is what makes Python write to the wake-up descriptor."""

@@ -106,7 +106,7 @@ def load_plan(
     joined = _Joined(document, origin)
     problems += joined.add_environment(environ, not_fields)
     problems += joined.add_options(options or {})
-    plan, more = _validated(joined)
+    plan, more = (None, []) if document.broken else _validated(joined)
     problems += more
     if problems or plan is None:
         raise _config_error(problems, file)

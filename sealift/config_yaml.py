@@ -62,11 +62,19 @@ class Problem:
 
 @dataclass(slots=True)
 class Document:
-    """Values as text, the place of each, and what was wrong on the way."""
+    """Values as text, the place of each, and what was wrong on the way.
+
+    Attributes:
+        values: empty when the file could not be read to its end.
+        places: of keys, and of values in lists.
+        problems: what was wrong.
+        broken: nothing is known of the values, so nothing is said to be missing.
+    """
 
     values: dict[str, Node] = field(default_factory=dict)
     places: dict[Path_, Place] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    broken: bool = False
 
 
 def read_text(path: Path) -> str:
@@ -114,23 +122,25 @@ class _Builder:
         self._values = 0
 
     def build(self, text: str) -> Document:
+        self._document.broken = True
         try:
-            events = _events(text)
-            root = self._root(events)
+            root = self._root(_events(text))
         except _Refused as refused:
             self._problem((), refused.message, refused.event)
-            return self._document
         except MarkedYAMLError as error:
             self._syntax(error)
-            return self._document
         except (YAMLError, RecursionError) as error:
             self._problem((), f"not YAML: {str(error).splitlines()[0]}", None)
-            return self._document
-        if isinstance(root, dict):
-            self._document.values = root
-        elif root is not None:
-            self._problem((), "a plan is a map of keys and values", None)
+        else:
+            self._take(root)
         return self._document
+
+    def _take(self, root: Node) -> None:
+        if root is not None and not isinstance(root, dict):
+            self._problem((), "a plan is a map of keys and values", None)
+            return
+        self._document.values = root or {}
+        self._document.broken = False
 
     def _syntax(self, error: MarkedYAMLError) -> None:
         mark = error.problem_mark or error.context_mark

@@ -19,7 +19,7 @@ def invocation(command: str, *, machine: bool) -> Iterator[Output]:
     except SealiftError as error:
         raise typer.Exit(output.fail(error)) from None
     except KeyboardInterrupt:
-        stopped = StoppedError("stopped at a question", next_step="run the same command again")
+        stopped = StoppedError("stopped: SIGINT", next_step="run the same command again")
         raise typer.Exit(output.fail(stopped)) from None
     except BrokenPipeError:
         os._exit(141)  # nobody reads any more: what a shell reports for SIGPIPE

@@ -1,12 +1,14 @@
 """What a command prints: for people, or one JSON object per line for machines."""
 
 import json
+import select
 import sys
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any
 
 import sealift
+from sealift.cancel import CancelToken
 from sealift.clock import Clock, SystemClock
 from sealift.errors import SealiftError
 
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 
 FORMAT = "1.0"
 """Of the JSON lines: additions raise the second number, anything else the first."""
+
+_ANSWER_POLL_SECONDS = 0.2
 
 Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
 
@@ -91,18 +95,21 @@ class Output:
         """Whether a person sits at a terminal."""
         return not self.machine and sys.stdin.isatty() and self._err.isatty()
 
-    def ask(self, question: str) -> str | None:
-        """What a person answers; None without a terminal, or when machines listen."""
+    def ask(self, question: str, cancel: CancelToken) -> str | None:
+        """What a person answers; None without a terminal, or when machines listen.
+
+        Raises:
+            StoppedError: a stop was asked for instead of an answer.
+        """
         if not self.can_ask:
             return None
-        from flows.stop_signals import interruptible
-
         if self._live is not None:
             self._live.pause()
         try:
-            with interruptible():
-                print(question, end=" ", file=self._err, flush=True)
-                return sys.stdin.readline().strip()
+            print(question, end=" ", file=self._err, flush=True)
+            while not select.select([sys.stdin], [], [], _ANSWER_POLL_SECONDS)[0]:
+                cancel.check()
+            return sys.stdin.readline().strip()
         finally:
             if self._live is not None:
                 self._live.resume()

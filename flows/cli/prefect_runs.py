@@ -26,24 +26,29 @@ def wanted(prefect: bool) -> bool:
 
 
 def run_flow(
-    output: Output, start: Callable[[], None], *, approve: Approve | None = None
+    output: Output,
+    start: Callable[[], None],
+    cancel: CancelToken,
+    *,
+    approve: Approve | None = None,
 ) -> Migration:
     """Run a flow here and show its progress as any other run's; the migration afterwards.
 
     Args:
         output: who is told.
         start: calls the flow; may import Prefect.
+        cancel: set by the first signal.
         approve: asked before a cutover.
 
     Raises:
         SealiftError: as raised inside the flow.
     """
     os.environ.setdefault(_QUIET_CONSOLE, "CRITICAL")  # its log is in the run's log file
-    cancel, result = CancelToken(), _Result()
+    result = _Result()
     views = output.views()
     token = caller.set(Caller(views, cancel, approve, None, result.seen.append))
     try:
-        with StopSignals(cancel):
+        with StopSignals(cancel, last=True):
             start()
     except Exception:
         raise

@@ -33,7 +33,7 @@ class CutoverChoice:
 def replicate(output: Output, plan: MigrationPlan, *, prefect: bool) -> None:
     """One round."""
     if prefect:
-        m = run_flow(output, lambda: _flows().replicate(plan))
+        m = run_flow(output, lambda: _flows().replicate(plan), CancelToken())
     else:
         with _running(output, plan, "replicate") as run:
             m = run.migrator.replicate()
@@ -44,7 +44,7 @@ def replicate(output: Output, plan: MigrationPlan, *, prefect: bool) -> None:
 def migrate(output: Output, plan: MigrationPlan, *, prefect: bool) -> None:
     """Rounds until the forecast fits, then hold."""
     if prefect:
-        m = run_flow(output, lambda: _flows().migrate(plan))
+        m = run_flow(output, lambda: _flows().migrate(plan), CancelToken())
     else:
         with _running(output, plan, "migrate") as run:
             run.migrator.converge()
@@ -64,9 +64,10 @@ def cutover(output: Output, plan: MigrationPlan, choice: CutoverChoice, *, prefe
             next_step="run it with --yes",
         )
     if prefect:
-        approve = None if choice.yes else _approval(output)
-        start = lambda: _flows().cutover(plan, rounds=choice.rounds)  # noqa: E731
-        m = run_flow(output, start, approve=approve)
+        cancel = CancelToken()
+        approve = None if choice.yes else _approval(output, cancel)
+        rounds = choice.rounds
+        m = run_flow(output, lambda: _flows().cutover(plan, rounds=rounds), cancel, approve=approve)
     else:
         m = _cutover_here(output, plan, choice)
     show_rounds(output, m.history)
@@ -86,7 +87,9 @@ def _cutover_here(output: Output, plan: MigrationPlan, choice: CutoverChoice) ->
     with _running(output, plan, "cutover") as run:
         if choice.rounds and run.migrator.state.phase is not Phase.CUTTING_OVER:
             run.migrator.converge()
-        return run.migrator.cutover(None if choice.yes else _approval(output))
+        return run.migrator.cutover(
+            None if choice.yes else _approval(output, run.ports.context.cancel)
+        )
 
 
 def _undo(output: Output, plan: MigrationPlan) -> None:
@@ -106,12 +109,22 @@ def abandon(output: Output, plan: MigrationPlan, *, yes: bool, prefect: bool) ->
         raise UsageError("nobody can confirm this here", next_step="run it with --yes")
     if prefect:
         if not yes:
-            _confirm(output, plan.migration, "everything that this migration made is removed")
-        m = run_flow(output, lambda: _flows().abandon(plan))
+            _confirm(
+                output,
+                CancelToken(),
+                plan.migration,
+                "everything that this migration made is removed",
+            )
+        m = run_flow(output, lambda: _flows().abandon(plan), CancelToken())
     else:
         with _running(output, plan, "abandon") as run:
             if not yes:
-                _confirm(output, plan.migration, "everything that this migration made is removed")
+                _confirm(
+                    output,
+                    run.ports.context.cancel,
+                    plan.migration,
+                    "everything that this migration made is removed",
+                )
             m = run.migrator.abandon()
     output.summary(f"migration {m.id} is abandoned", next_step=next_command(m), **facts(m))
 
@@ -124,17 +137,19 @@ def _flows() -> ModuleType:
 # ---------------------------------------------------------------------- confirmation
 
 
-def _approval(output: Output) -> Approve:
+def _approval(output: Output, cancel: CancelToken) -> Approve:
     def approve(asked: CutoverForecast) -> bool:
         text = asked.forecast.text if asked.forecast else "no forecast"
-        _confirm(output, asked.vm_name, f"{text}\nthe machine {asked.vm_name} will be stopped")
+        _confirm(
+            output, cancel, asked.vm_name, f"{text}\nthe machine {asked.vm_name} will be stopped"
+        )
         return True
 
     return approve
 
 
-def _confirm(output: Output, name: str, text: str) -> None:
-    answer = output.ask(f"{text}\ntype its name to go on:")
+def _confirm(output: Output, cancel: CancelToken, name: str, text: str) -> None:
+    answer = output.ask(f"{text}\ntype its name to go on:", cancel)
     if answer is None:
         raise UsageError("nobody can confirm this here", next_step="run it with --yes")
     if answer != name:
@@ -150,7 +165,7 @@ def _confirm(output: Output, name: str, text: str) -> None:
 def _running(output: Output, plan: MigrationPlan, command: str) -> Iterator[Session]:
     cancel = CancelToken()
     run = Run(command, output.views(), os.environ, cancel)
-    with StopSignals(cancel), session(plan, run) as opened:
+    with StopSignals(cancel, last=True), session(plan, run) as opened:
         try:
             yield opened
         except StoppedError as error:

@@ -11,6 +11,39 @@ from connectors.aws.spec import AwsSpec
 from sealift.endpoints import Check
 from sealift.errors import TargetDeniedError, TargetError
 
+ACTIONS = (
+    "ebs:CompleteSnapshot",
+    "ebs:GetSnapshotBlock",
+    "ebs:ListChangedBlocks",
+    "ebs:ListSnapshotBlocks",
+    "ebs:PutSnapshotBlock",
+    "ebs:StartSnapshot",
+    "ec2:CreateTags",
+    "ec2:DeleteSnapshot",
+    "ec2:DeleteVolume",
+    "ec2:DeregisterImage",
+    "ec2:DescribeImages",
+    "ec2:DescribeInstanceStatus",
+    "ec2:DescribeInstanceTypeOfferings",
+    "ec2:DescribeInstanceTypes",
+    "ec2:DescribeInstances",
+    "ec2:DescribeSecurityGroups",
+    "ec2:DescribeSnapshots",
+    "ec2:DescribeSubnets",
+    "ec2:DescribeVolumes",
+    "ec2:GetEbsEncryptionByDefault",
+    "ec2:RegisterImage",
+    "ec2:RunInstances",
+    "ec2:TerminateInstances",
+    "kms:DescribeKey",
+    "servicequotas:GetServiceQuota",
+    "servicequotas:ListServiceQuotas",
+    "sts:GetCallerIdentity",
+)
+"""Every action that the connector calls; an IAM policy needs these and no others, plus, for
+encrypted snapshots, what EBS does with the key on the caller's behalf (EBS user guide,
+"Control access to EBS direct APIs")."""
+
 _NO_SNAPSHOT = "snap-00000000000000000"
 _NO_IMAGE = "ami-00000000000000000"
 _NO_INSTANCE = "i-00000000000000000"
@@ -31,14 +64,20 @@ class Permissions:
     clients: AwsClients
     spec: AwsSpec
 
-    def run(self, arch: str) -> Iterator[Check]:
-        """A row per action; fails only where EC2 says that it is denied."""
+    def run(self, arch: str, instance_type: str) -> Iterator[Check]:
+        """A row per action; fails only where EC2 says that it is denied.
+
+        Args:
+            arch: of an image to try a launch with.
+            instance_type: to try it on; policies may depend on it.
+        """
         ec2 = self.clients.ec2
         yield _dry_run(
             "ec2:RunInstances",
             lambda: ec2.run_instances(
                 DryRun=True,
                 ImageId=self._some_image(arch),
+                InstanceType=instance_type,  # type: ignore[arg-type]  # an open set in truth
                 MinCount=1,
                 MaxCount=1,
                 SubnetId=self.spec.subnet_id,

@@ -58,7 +58,10 @@ class Preflight:
             ("speed limit", lambda: self._speed(vm)),
         ]
         rows = [self._row(name, check) for name, check in checks]
-        return [identity, *rows, *Permissions(self.clients, self.spec).run(architecture(vm))]
+        if any(not row.ok for row in rows if row.name == "instance type"):
+            return [identity, *rows]
+        permissions = Permissions(self.clients, self.spec)
+        return [identity, *rows, *permissions.run(architecture(vm), machine().name)]
 
     def _row(self, name: str, check: Callable[[], Check]) -> Check:
         """A refusal becomes a failed row, so that all problems are told at once."""

@@ -2,11 +2,12 @@
 
 import pytest
 
+from connectors.aws.permissions import ACTIONS
 from connectors.aws.spec import VolumeType
 from connectors.aws.target import AwsTarget
 from sandbox.aws import BootReport, CheckStatus, LaunchedInstance, Rules
 from sandbox.aws.faults import FaultKind
-from sealift.endpoints import Firmware, SnapshotRef
+from sealift.endpoints import CloudTarget, Firmware, SnapshotRef
 from sealift.errors import QuotaError, TargetError, TransientError
 from sealift.units import GiB
 
@@ -138,17 +139,24 @@ def test_the_type_is_chosen_from_what_the_zone_offers(account: Account) -> None:
 
 
 def test_encryption_at_launch_needs_written_zeroes(account: Account) -> None:
-    careless, careful = account.target("a"), account.target("b", launch_encrypted=True)
+    careless = account.target("a")
     source = vm(disks=(ROOT,))
     skipped = {"vda": account.snapshot(careless, {0: block("a")})}
     image_id = account.target("a").publish(1, source, skipped)
     with pytest.raises(TargetError, match="read as noise"):
         account.target("a", launch_encrypted=True).launch(1, 1, image_id, source)
-    written = {"vda": account.snapshot(careful, dict.fromkeys(range(2048), ZERO))}
+    account.ec2.enable_ebs_encryption_by_default()
+    with pytest.raises(TargetError, match="read as noise"):
+        account.target("a").launch(1, 2, image_id, source)
+    account.ec2.disable_ebs_encryption_by_default()
+    key = account.clients.kms.create_key()["KeyMetadata"]
+    careful = account.target("b", launch_encrypted=True, kms_key_id=key["KeyId"])
+    written = {"vda": account.snapshot(careful, dict.fromkeys(range(64), ZERO))}
     image_id = careful.publish(1, source, written)
     volume_id = account.volumes_of(careful.launch(1, 1, image_id, source))[0]
     volume = account.ec2.describe_volumes(VolumeIds=[volume_id])["Volumes"][0]
     assert volume["Encrypted"] is True
+    assert volume["KmsKeyId"] == key["Arn"]
     assert account.volume_bytes(volume_id, 64) == bytes(64 * 524288)
 
 
@@ -310,3 +318,21 @@ def test_sweep_takes_volumes_that_a_detached_machine_left(account: Account) -> N
     account.ec2.detach_volume(VolumeId=data_volume, InstanceId=instance_id, Device="/dev/sdf")
     assert data_volume in target.sweep(frozenset())
     assert target.owned() == []
+
+
+def test_it_is_a_cloud_target(account: Account) -> None:
+    port: CloudTarget = account.target()
+    assert port.owned() == []
+
+
+def test_no_other_action_than_those_of_the_policy_is_called(account: Account) -> None:
+    target = account.target(instance_type=None, encrypted=True, kms_key_id="alias/aws/ebs")
+    account.ec2.enable_ebs_encryption_by_default()
+    account.box.requests.clear()
+    target.preflight(vm())
+    image_id = target.publish(1, vm(), snapshots(account, target))
+    target.terminate(target.launch(1, 1, image_id, vm()))
+    target.sweep(frozenset())
+    called = {record.operation for record in account.box.requests.select()}
+    assert len(called) > 15
+    assert called <= {action.partition(":")[2] for action in ACTIONS}

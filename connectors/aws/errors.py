@@ -91,13 +91,14 @@ _TRANSIENT = frozenset(
         "Unavailable",
         "RequestTimeout",
         "RequestTimeoutException",
-        "InsufficientInstanceCapacity",
-        "InsufficientVolumeCapacity",
-        "InsufficientCapacity",
         "Server.InternalError",
         "IncorrectState",
         "IncorrectInstanceState",
     }
+)
+# Permanent although AWS says 500: it lasts for minutes, and the source stands still meanwhile.
+_NO_CAPACITY = frozenset(
+    {"InsufficientInstanceCapacity", "InsufficientVolumeCapacity", "InsufficientCapacity"}
 )
 _MISSING = re.compile(r"(\.NotFound|\.Unavailable|^NotFoundException|^ResourceNotFoundException)$")
 _TRANSIENT_REASONS = frozenset({"WRITE_REQUEST_TIMEOUT", "CONFLICTING_BLOCK_UPDATE"})
@@ -235,6 +236,9 @@ def _by_code(facts: "_Facts") -> SealiftError | None:
     if facts.pending_limit or code in _QUOTA or code.endswith(_QUOTA_SUFFIXES):
         step = "raise the quota or clean up, then run the same command again"
         return QuotaError(facts.text, next_step=step, **facts.operands)
+    if code in _NO_CAPACITY:
+        step = "name another instance_type or a subnet in another zone, then cut over again"
+        return TargetError(facts.text, next_step=step, **facts.operands)
     if facts.status < 500 and _MISSING.search(code):
         return MissingError(facts.text, **facts.operands)
     return None

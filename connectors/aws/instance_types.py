@@ -3,7 +3,7 @@
 import logging
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from connectors.aws.errors import MissingError, aws_call, field_of
@@ -162,6 +162,9 @@ def machine_type(info: "InstanceTypeInfoTypeDef | Mapping[str, Any]") -> Machine
 class MachineTypes:
     """What EC2 offers in the zone of a subnet.
 
+    A choice is remembered: what a preflight chose before a cutover need not be looked up
+    again while the source is stopped.
+
     Args:
         clients: SDK clients.
         subnet_id: whose zone counts.
@@ -169,6 +172,7 @@ class MachineTypes:
 
     clients: AwsClients
     subnet_id: str
+    _chosen: dict[MachineNeed, str] = field(default_factory=dict)
 
     def pick(self, vm: SourceVm) -> str:
         """Name of the type for this source.
@@ -177,6 +181,8 @@ class MachineTypes:
             TargetError: nothing fits.
         """
         need = MachineNeed.of(vm)
+        if need in self._chosen:
+            return self._chosen[need]
         chosen = choose(self.offered(need.architecture), need)
         if chosen is None:
             raise TargetError(
@@ -187,6 +193,7 @@ class MachineTypes:
                 subnet_id=self.subnet_id,
             )
         log.info("instance type %s for %s", chosen.name, vm.name)
+        self._chosen[need] = chosen.name
         return chosen.name
 
     def offered(self, arch: str) -> list[MachineType]:

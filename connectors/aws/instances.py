@@ -42,6 +42,7 @@ class Instances:
         images: to see what an image is made of.
         snapshots: to see whether they may be launched encrypted.
         waiter: for the state ``terminated``.
+        types: chooses the instance type.
     """
 
     clients: AwsClients
@@ -50,6 +51,7 @@ class Instances:
     images: Images
     snapshots: Snapshots
     waiter: Waiter
+    types: MachineTypes
 
     def launch(self, seq: int, attempt: int, image_id: str, vm: SourceVm) -> str:
         """Start (or find) the one machine of this attempt.
@@ -95,7 +97,7 @@ class Instances:
         if image is None:
             raise TransientError(f"image {image_id} is not visible", image_id=image_id)
         self._check_zeroes(image)
-        chosen = self.spec.instance_type or MachineTypes(self.clients, self.spec.subnet_id).pick(vm)
+        chosen = self.spec.instance_type or self.types.pick(vm)
         own = {names.POINT: str(seq), names.ATTEMPT: str(attempt)}
         name = f"{vm.name[:100]} (sealift {self.owner.migration_id} point {seq})"[:255]
         request: RunInstancesRequestTypeDef = {

@@ -30,11 +30,13 @@ class Preflight:
         clients: SDK clients.
         spec: the plan.
         snapshots: answers what encryption does.
+        types: chooses the instance type, and remembers it for the launch.
     """
 
     clients: AwsClients
     spec: AwsSpec
     snapshots: Snapshots
+    types: MachineTypes
 
     def run(self, vm: SourceVm) -> Sequence[Check]:
         """One row per check; without usable credentials only that row.
@@ -105,7 +107,7 @@ class Preflight:
         return Check("security groups", ok=True, found=", ".join(groups))
 
     def _machine(self, vm: SourceVm) -> MachineType:
-        types = MachineTypes(self.clients, self.spec.subnet_id)
+        types = self.types
         name = self.spec.instance_type or types.pick(vm)
         machine = types.named(name)
         if machine is None or name not in types.offered_names():

@@ -7,6 +7,7 @@ from connectors.aws.ebs_reader import EbsSnapshotReader
 from connectors.aws.ebs_writer import EbsSnapshotWriter
 from connectors.aws.errors import MissingError, aws_call, field_of
 from connectors.aws.image import Images, snapshot_ids
+from connectors.aws.instance_types import MachineTypes
 from connectors.aws.instances import Instances
 from connectors.aws.preflight import Preflight
 from connectors.aws.session import AwsClients
@@ -59,13 +60,20 @@ class AwsTarget:
         self.clients = clients or AwsClients(spec)
         self._snapshots = Snapshots(self.clients, spec, self._owner, clock)
         self._images = Images(self.clients, spec, self._owner, self._waiter)
+        self._types = MachineTypes(self.clients, spec.subnet_id)
         self._instances = Instances(
-            self.clients, spec, self._owner, self._images, self._snapshots, self._waiter
+            self.clients,
+            spec,
+            self._owner,
+            self._images,
+            self._snapshots,
+            self._waiter,
+            self._types,
         )
 
     def preflight(self, vm: SourceVm) -> Sequence[Check]:
         """See ``Preflight.run``."""
-        return Preflight(self.clients, self._spec, self._snapshots).run(vm)
+        return Preflight(self.clients, self._spec, self._snapshots, self._types).run(vm)
 
     def begin_snapshot(self, seq: int, disk: VmDisk, parent: SnapshotRef | None) -> SnapshotRef:
         """See ``Snapshots.begin``."""

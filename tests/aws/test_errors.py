@@ -56,7 +56,7 @@ def refusal(
         ("SnapshotCreationPerVolumeRateExceeded", 400, ThrottledError),
         ("InternalServerException", 500, TransientError),
         ("ServiceUnavailable", 503, TransientError),
-        ("InsufficientInstanceCapacity", 500, TransientError),
+        ("InsufficientInstanceCapacity", 500, TargetError),
         ("502", 502, TransientError),
         ("ExpiredTokenException", 400, CredentialsError),
         ("RequestExpired", 400, CredentialsError),

@@ -99,6 +99,7 @@ def faults(calls: list[Call]) -> Iterator[tuple[Call, FaultKind]]:
             yield call, next(kinds)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_one_fault_at_any_call_changes_nothing(account: Account, evidence: Evidence) -> None:
     injected = 0

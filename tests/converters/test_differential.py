@@ -116,6 +116,7 @@ def descriptor(chance: random.Random, canary: str) -> bytes:
     return pick(_LINES).join(parts).encode() + pick(_LINES).encode()
 
 
+@pytest.mark.slow
 def test_every_file_that_qemu_opens_for_a_vmdk_was_seen(folder: Path, evidence: Evidence) -> None:
     chance = random.Random(20261123)
     followed = 0
@@ -234,6 +235,7 @@ _SOURCES = (
 )
 
 
+@pytest.mark.slow
 def test_random_disks_arrive_as_they_were(
     tmp_path: Path, tool: Callable[..., str], evidence: Evidence
 ) -> None:

@@ -52,6 +52,7 @@ def test_kill_9_in_a_round_and_in_a_cutover(rig: Rig) -> None:
     assert rig.landed_equals_source()
 
 
+@pytest.mark.slow
 def test_a_cutover_killed_after_the_launch_is_undone(rig: Rig) -> None:
     rig.must("replicate")
     rig.kill_when(rig.start("cutover", "--no-rounds", "--yes"), "RunInstances", 2)
@@ -67,6 +68,7 @@ def test_a_cutover_killed_after_the_launch_is_undone(rig: Rig) -> None:
     assert rig.landed_equals_source()
 
 
+@pytest.mark.slow
 def test_a_cloud_that_throttles_fails_resets_and_lies(rig: Rig) -> None:
     rig.machine.command("burst 24M")
     for skip, kind in enumerate(
@@ -92,6 +94,7 @@ def test_a_cloud_that_throttles_fails_resets_and_lies(rig: Rig) -> None:
     assert rig.landed_equals_source()
 
 
+@pytest.mark.slow
 def test_expired_credentials_in_mid_stream_are_named_and_resumable(rig: Rig) -> None:
     rig.sandbox.faults.add(Fault(FaultKind.EXPIRED_TOKEN, "PutSnapshotBlock", times=0, skip=30))
     stopped = rig.run("replicate")
@@ -107,6 +110,7 @@ def test_expired_credentials_in_mid_stream_are_named_and_resumable(rig: Rig) -> 
     assert rig.landed_equals_source()
 
 
+@pytest.mark.slow
 def test_a_second_run_beside_the_first_is_refused_by_name(rig: Rig) -> None:
     rig.plan(bandwidth="8MiB/s")
     first = rig.start("replicate")
@@ -134,14 +138,15 @@ def test_ctrl_c_stops_safely_and_says_what_to_run(rig: Rig) -> None:
     assert "already there and verified" in rig.must("replicate").text
 
 
+@pytest.mark.slow
 def test_scratch_that_runs_full_fails_the_round_and_never_the_guest(rig: Rig) -> None:
     rig.must("replicate")
     rig.machine.command("burst 24M")
     rig.plan(bandwidth="4MiB/s", scratch_limit="2MiB")
     process = rig.start("replicate")
     before = rig.count("PutSnapshotBlock")
-    while rig.count("PutSnapshotBlock") < before + 2:
-        assert process.poll() is None
+    while rig.count("PutSnapshotBlock") < before + 2 and process.poll() is None:
+        pass  # the guest may fill so little scratch at once
     rig.machine.command("burst 24M")
     out, err = process.communicate(timeout=200)
     assert still_acknowledges(rig)
@@ -152,6 +157,7 @@ def test_scratch_that_runs_full_fails_the_round_and_never_the_guest(rig: Rig) ->
     assert rig.landed_equals_source()
 
 
+@pytest.mark.slow
 def test_amplification_of_small_writes_is_bounded(rig: Rig) -> None:
     """A round with little dirt costs little: bytes follow changes, not the disk."""
     rig.machine.command("burst 24M")

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,15 @@ from sealift.errors import LocalStateError, LockedError, OutOfSpaceError
 from sealift.store import FileStateStore, StateLock
 
 
+@pytest.fixture
+def open_umask() -> Iterator[None]:
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.usefixtures("open_umask")
 def test_values_survive_and_are_private(tmp_path: Path) -> None:
-    os.umask(0)
     store = FileStateStore(tmp_path / "state")
     store.save("a", b"one")
     store.save("a", b"two")

@@ -42,6 +42,7 @@ def test_the_second_build_is_a_quick_copy_of_the_first(tmp_path: Path) -> None:
     assert GuestSpec().root_bytes % GiB
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("firmware", list(Firmware))
 def test_equal_content_gives_equal_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, firmware: Firmware

@@ -74,6 +74,7 @@ def copy_instant(machine: GuestMachine, folder: Path) -> tuple[GuestDisk, ...]:
     return tuple(copies)
 
 
+@pytest.mark.slow
 def test_one_instant_over_both_disks_is_told_from_two(
     build: Build, power_on: PowerOn, tmp_path: Path
 ) -> None:
@@ -106,6 +107,7 @@ def allocated(disks: Iterable[GuestDisk]) -> list[int]:
     return [os.stat(disk.path).st_blocks * 512 for disk in disks]
 
 
+@pytest.mark.slow
 def test_zeroes_discards_and_bursts_reach_the_images(build: Build, power_on: PowerOn) -> None:
     disks = build(GuestSpec(format=ImageFormat.RAW))
     with power_on(MachineSpec(disks)) as machine:
@@ -153,6 +155,7 @@ def test_the_power_button_shuts_down_and_leaves_qemu_for_the_final_sync(
     assert [disk.path.stat().st_mtime_ns for disk in disks] == changed
 
 
+@pytest.mark.slow
 def test_a_missing_data_disk_is_reported(build: Build, tmp_path: Path) -> None:
     root, _ = build(GuestSpec())
     landed = boot_landed([root], Firmware.BIOS, tmp_path / "landed")

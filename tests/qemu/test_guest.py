@@ -75,6 +75,7 @@ class Replicas:
         return tuple(GuestDisk(folder / disk, ImageFormat.RAW) for disk in DISKS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("controller", list(Controller))
 def test_points_below_a_writing_guest(
     folder: Path, controller: Controller, evidence: Evidence
@@ -121,6 +122,7 @@ def _made(path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_one_disk_is_never_paused(folder: Path, evidence: Evidence) -> None:
     disks = build_guest(GuestSpec(data_bytes=0), _made(folder / "disks"))
     with GuestMachine(MachineSpec(disks), folder / "vm") as machine:

@@ -119,6 +119,7 @@ def test_killed_while_opening(story: Story, victim: Victim, evidence: Evidence) 
     evidence("killed while opening", f"{countdown - 1} points, unequal: 0")
 
 
+@pytest.mark.slow
 def test_killed_while_committing(story: Story, victim: Victim, evidence: Evidence) -> None:
     countdown = 0
     died = True
@@ -137,6 +138,7 @@ def test_killed_while_committing(story: Story, victim: Victim, evidence: Evidenc
     evidence("killed while committing", f"{countdown - 1} points, unequal: 0")
 
 
+@pytest.mark.slow
 def test_killed_while_aborting(story: Story, victim: Victim, evidence: Evidence) -> None:
     countdown = 0
     died = True

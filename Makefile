@@ -59,7 +59,7 @@ bench: setup ## Measure the hot paths against peers in the same run
 	@for b in benchmarks/*.py; do $(BIN)/python $$b || exit 1; done
 
 lock: setup ## Resolve requirements.lock anew
-	@$(BIN)/uv pip compile -q --generate-hashes --no-emit-index-url --no-emit-find-links \
+	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
 		--no-header --no-annotate --all-extras pyproject.toml -o requirements.lock
 
 clean: ## Remove the environment and caches of this checkout

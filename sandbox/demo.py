@@ -80,12 +80,12 @@ class Demo:
     def __init__(
         self, output: Path, firmware: Firmware, say: Callable[[str], None], *, prefect: bool
     ) -> None:
-        self._output = output
+        self._output = output.absolute()
         self._firmware = firmware
         self._say = say
         self._prefect = prefect
         self._clock = SystemClock()
-        self._plan = output / "plan.yaml"
+        self._plan = self._output / "plan.yaml"
 
     def run(self) -> Outcome:
         """Set up, migrate, cut over, boot, count.

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import boto3
 from rich.console import Console
 
+from sandbox.aws.network import default_network
 from sandbox.aws.server import AwsSandbox
 from sandbox.boot import InstanceBooter
 from sandbox.guest.image import GuestSpec, build_guest
@@ -150,7 +150,7 @@ class Demo:
         return picture
 
     def _write_plan(self, work: Path, machine: GuestMachine, environment: dict[str, str]) -> None:
-        subnet, group = _network(environment)
+        subnet, group = default_network(environment)
         text = _PLAN.format(
             state=self._output / "state",
             qmp=machine.qmp_path,
@@ -173,20 +173,6 @@ class Demo:
 
     def _title(self, text: str) -> None:
         self._say(f"\n== {text}")
-
-
-def _network(environment: dict[str, str]) -> tuple[str, str]:
-    """A subnet and a security group of the sandbox's account."""
-    ec2 = boto3.client(
-        "ec2",
-        endpoint_url=environment["AWS_ENDPOINT_URL"],
-        region_name=environment["AWS_REGION"],
-        aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
-        aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
-    )
-    subnet = ec2.describe_subnets()["Subnets"][0]["SubnetId"]
-    group = ec2.describe_security_groups()["SecurityGroups"][0]["GroupId"]
-    return subnet, group
 
 
 def run_demo(output: Path, *, firmware: Firmware = Firmware.BIOS, prefect: bool = True) -> int:

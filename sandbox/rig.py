@@ -13,6 +13,7 @@ from typing import Any
 import boto3
 
 from sandbox.aws import AwsSandbox
+from sandbox.aws.network import default_network
 from sandbox.guest.machine import GuestMachine
 from sealift.clock import SystemClock
 from sealift.errors import ToolError
@@ -64,12 +65,12 @@ class Rig:
 
     def plan(self, *, bandwidth: str = "1GiB/s", scratch_limit: str = "1GiB") -> None:
         """Write the plan file."""
-        ec2 = self.client("ec2")
+        subnet, group = default_network(self.sandbox.environment())
         text = _PLAN.format(
             folder=self.folder,
             qmp=self.machine.qmp_path,
-            subnet=ec2.describe_subnets()["Subnets"][0]["SubnetId"],
-            group=ec2.describe_security_groups()["SecurityGroups"][0]["GroupId"],
+            subnet=subnet,
+            group=group,
             bandwidth=bandwidth,
             scratch_limit=scratch_limit,
         )

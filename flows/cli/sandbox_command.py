@@ -46,25 +46,12 @@ def sandbox(output: Output, directory: Path | None, port: int, *, boot: bool) ->
 
 
 def _tell(output: Output, environment: Mapping[str, str]) -> None:
-    subnet, group = _network(environment)
+    from sandbox.aws.network import default_network
+
+    subnet, group = default_network(environment)
     output.emit("sandbox", environment=dict(environment), subnet=subnet, security_groups=[group])
     output.say("# an AWS account of your own, until you press Ctrl-C; in another terminal:")
     for name, value in environment.items():
         output.say(f"export {name}={shlex.quote(value)}")
     output.say(f"export SEALIFT_TARGET__AWS__SUBNET={subnet}")
     output.say(f"export SEALIFT_TARGET__AWS__SECURITY_GROUPS={group}")
-
-
-def _network(environment: Mapping[str, str]) -> tuple[str, str]:
-    import boto3
-
-    ec2 = boto3.client(
-        "ec2",
-        endpoint_url=environment["AWS_ENDPOINT_URL"],
-        region_name=environment["AWS_REGION"],
-        aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
-        aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
-    )
-    subnet = ec2.describe_subnets()["Subnets"][0]["SubnetId"]
-    group = ec2.describe_security_groups()["SecurityGroups"][0]["GroupId"]
-    return subnet, group

@@ -16,6 +16,7 @@ from sealift.convergence import (
 )
 from sealift.cutover import CutoverSteps
 from sealift.errors import (
+    LocalStateError,
     PointLostError,
     SealiftError,
     SourceError,
@@ -268,6 +269,23 @@ class Migrator:
             raise UsageError(
                 f"this migration is {self.state.phase.value}",
                 next_step="choose another migration id in the plan to begin a new one",
+            )
+        if self.state.next_seq == 1:
+            self._refuse_leftovers()
+
+    def _refuse_leftovers(self) -> None:
+        """A migration that never began owns nothing, unless its record was lost.
+
+        What an earlier life left behind has the names and tokens that this one would use.
+        """
+        tracked = self._retry.call(self._ports.hypervisor.tracking)
+        owned = self._retry.call(self._ports.cloud.owned)
+        if tracked or owned:
+            raise LocalStateError(
+                f"the record of this migration is gone, but {len(tracked)} bitmaps on the source "
+                f"and {len(owned)} objects in the target still carry its name",
+                next_step="restore the state folder, or run abandon to remove them, or choose "
+                "another migration id",
             )
 
     def _settle(self) -> None:

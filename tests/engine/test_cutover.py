@@ -7,6 +7,7 @@ import pytest
 from sealift.endpoints import SourceVm
 from sealift.errors import (
     CredentialsError,
+    LocalStateError,
     SourceError,
     StoppedError,
     TargetError,
@@ -300,3 +301,15 @@ def test_tracking_loss_stops_when_the_policy_says_so() -> None:
     with pytest.raises(SourceError, match="another one"):
         Migrator.open(ports, "m").replicate()
     assert scenario.hypervisor.running
+
+
+def test_a_lost_record_is_not_taken_for_a_new_migration() -> None:
+    scenario = quiet()
+    opened(scenario).replicate()
+    scenario.store.values.clear()
+    scenario.store.logs.clear()
+    with pytest.raises(LocalStateError, match="2 bitmaps on the source and 2 objects"):
+        opened(scenario).replicate()
+    opened(scenario).abandon()
+    assert scenario.cloud.owned() == []
+    assert not scenario.hypervisor.bitmaps

@@ -22,6 +22,8 @@ def deployments(plan: MigrationPlan, cron: str | None) -> "Sequence[RunnerDeploy
         plan: the parameter of every flow.
         cron: when ``replicate`` runs; None for never.
     """
+    from prefect.types.entrypoint import EntrypointType
+
     from flows import migrating
 
     parameters: dict[str, Any] = {"plan": plan.model_dump(mode="json")}
@@ -31,7 +33,11 @@ def deployments(plan: MigrationPlan, cron: str | None) -> "Sequence[RunnerDeploy
         scheduled = cron if name == "replicate" else None
         made.append(
             flow.to_deployment(
-                name=plan.migration, parameters=parameters, cron=scheduled, tags=list(TAGS)
+                name=plan.migration,
+                parameters=parameters,
+                cron=scheduled,
+                tags=list(TAGS),
+                entrypoint_type=EntrypointType.MODULE_PATH,
             )
         )
     return made

@@ -5,9 +5,8 @@ path, so it defines nothing that others import but the flows.
 """
 
 import os
-import signal
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Annotated
 
 from prefect import flow
@@ -16,15 +15,14 @@ from prefect.concurrency.sync import concurrency
 from pydantic import Field
 
 from flows.artifacts import ArtifactView, publish_evidence
+from flows.aside import aside
 from flows.caller import Caller, caller
 from flows.checks import failed_checks, preflight_checks
 from flows.hooks import settle
 from flows.pictures import console_picture
 from flows.session import Run, Session, session
-from flows.stop_signals import StopSignals
 from flows.tasks import TaskedMigrator, disks_as_tasks
 from sealift.config import MigrationPlan
-from sealift.errors import StoppedError
 from sealift.migration import Phase
 from sealift.migrator import Approve, CutoverForecast
 
@@ -48,38 +46,32 @@ Rounds = Annotated[
 ]
 
 
-@contextmanager
-def _running(plan: MigrationPlan, command: str, slot: str | None) -> Iterator[Session]:
-    """An owned migration, shown on Prefect's pages.
-
-    A stop that arrives as a signal first ends the work in order; only then is it handed on,
-    so that Prefect books it and no thread of ours is left behind.
-    """
+def _run(
+    plan: MigrationPlan, command: str, slot: str | None, body: Callable[[Session], None]
+) -> None:
+    """An owned migration, shown on Prefect's pages; ``body`` runs aside of this thread."""
     own = caller.get()
     around = own or Caller()
+    run = Run(
+        f"{command}-flow",
+        [*around.views, ArtifactView(plan.migration)],
+        os.environ,
+        around.cancel,
+        run_disks=disks_as_tasks,
+        open_migrator=TaskedMigrator.open,
+    )
+
+    def work() -> None:
+        with session(plan, run) as opened:
+            body(opened)
+        around.finished(opened.migrator.state)
+
     with ExitStack() as stack:
         if slot is not None:
             stack.enter_context(
                 concurrency(slot, strict=True, raise_on_lease_renewal_failure=False)
             )
-        signals = stack.enter_context(StopSignals(around.cancel))
-        run = Run(
-            f"{command}-flow",
-            [*around.views, ArtifactView(plan.migration)],
-            os.environ,
-            around.cancel,
-            run_disks=disks_as_tasks,
-            open_migrator=TaskedMigrator.open,
-        )
-        try:
-            with session(plan, run) as opened:
-                yield opened
-        except StoppedError:
-            if own is None and signals.received is not None:
-                stack.close()
-                signal.raise_signal(signals.received)
-            raise
-        around.finished(opened.migrator.state)
+        aside(work, around.cancel, prefect_owns_signals=own is None)
 
 
 @flow(
@@ -89,7 +81,8 @@ def _running(plan: MigrationPlan, command: str, slot: str | None) -> Iterator[Se
 )
 def preflight(plan: MigrationPlan) -> None:
     """Everything that would stop this machine from arriving; makes nothing."""
-    with _running(plan, "preflight", None) as run:
+
+    def body(run: Session) -> None:
         checks = preflight_checks(run.ports)
         create_table_artifact(
             [
@@ -101,6 +94,8 @@ def preflight(plan: MigrationPlan) -> None:
         )
         failed_checks(checks)
 
+    _run(plan, "preflight", None, body)
+
 
 @flow(
     name="sealift-replicate",
@@ -111,8 +106,11 @@ def preflight(plan: MigrationPlan) -> None:
 )
 def replicate(plan: MigrationPlan, slot: Slot = None) -> None:
     """One round: afterwards the target has a new durable point."""
-    with _running(plan, "replicate", slot) as run:
+
+    def body(run: Session) -> None:
         run.migrator.replicate()
+
+    _run(plan, "replicate", slot, body)
 
 
 @flow(
@@ -124,8 +122,11 @@ def replicate(plan: MigrationPlan, slot: Slot = None) -> None:
 )
 def migrate(plan: MigrationPlan, slot: Slot = None) -> None:
     """Rounds until the forecast of the final sync fits the budget, then hold."""
-    with _running(plan, "migrate", slot) as run:
+
+    def body(run: Session) -> None:
         run.migrator.converge()
+
+    _run(plan, "migrate", slot, body)
 
 
 @flow(
@@ -139,13 +140,16 @@ def cutover(
     plan: MigrationPlan, confirm: Typed = "", rounds: Rounds = True, slot: Slot = None
 ) -> None:
     """Move the machine. Any failure, and a cancelled run, puts the source back to work."""
-    with _running(plan, "cutover", slot) as run:
+
+    def body(run: Session) -> None:
         if rounds and run.migrator.state.phase is not Phase.CUTTING_OVER:
             run.migrator.converge()
         m = run.migrator.cutover(_approval(confirm))
         own = caller.get()
         picture = own.picture(m) if own and own.picture else console_picture(run.ports.cloud, m)
         publish_evidence(m, picture)
+
+    _run(plan, "cutover", slot, body)
 
 
 def _approval(confirm: str) -> Approve | None:
@@ -166,5 +170,8 @@ def _approval(confirm: str) -> Approve | None:
 )
 def abandon(plan: MigrationPlan) -> None:
     """Remove everything that this migration made, on both sides; the source runs on."""
-    with _running(plan, "abandon", None) as run:
+
+    def body(run: Session) -> None:
         run.migrator.abandon()
+
+    _run(plan, "abandon", None, body)

@@ -1,0 +1,62 @@
+"""One Prefect server for the whole session, and a simulated world behind the flows."""
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from flows import assembly
+from sealift.config import MigrationPlan
+from sealift.endpoints import CloudTarget, Hypervisor
+from sealift.testing.world import SimulatedCloud, SimulatedHypervisor
+
+GRANULE = 4096
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A temporary server: about ten seconds, so once."""
+    os.environ.setdefault("PREFECT_HOME", str(tmp_path_factory.mktemp("prefect")))
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+@dataclass
+class World:
+    """Both ends and the plan."""
+
+    hypervisor: SimulatedHypervisor
+    cloud: SimulatedCloud
+    plan: MigrationPlan
+    state: Path
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    disks = {"vda": b"".join(bytes([n + 1]) * GRANULE for n in range(16)), "vdb": bytes(64 * 1024)}
+    hypervisor = SimulatedHypervisor(disks, granule=GRANULE)
+    cloud = SimulatedCloud(block=2 * GRANULE, volume_step=16 * GRANULE)
+
+    def source(plan: MigrationPlan, state: Path, around: assembly.Around) -> Hypervisor:
+        return hypervisor
+
+    def target(plan: MigrationPlan, around: assembly.Around, stack: ExitStack) -> CloudTarget:
+        return cloud
+
+    monkeypatch.setattr(assembly, "hypervisor_of", source)
+    monkeypatch.setattr(assembly, "cloud_of", target)
+    plan = MigrationPlan.model_validate(
+        {
+            "migration": "web-01",
+            "source": {"qemu": {"qmp": "/run/web.qmp"}},
+            "target": {"aws": {"subnet": "subnet-1", "security_groups": ["sg-1"]}},
+            "policy": {"downtime_budget": "1h"},
+            "state_dir": str(tmp_path / "state"),
+        }
+    )
+    return World(hypervisor, cloud, plan, tmp_path / "state")

@@ -27,6 +27,7 @@ class ArtifactView:
     """Progress in words, at most every five seconds: the pages show no bar of their own."""
 
     interval_seconds = PROGRESS_SECONDS
+    shows_end = True
 
     def __init__(self, migration_id: str) -> None:
         self._id = migration_id

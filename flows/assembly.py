@@ -113,7 +113,7 @@ def hypervisor_of(plan: MigrationPlan, state: Path, around: Around) -> Hyperviso
     return QemuHypervisor(
         qemu.qmp,
         plan.migration,
-        qemu.scratch or state / "scratch",
+        qemu.scratch or _own_scratch(state),
         runtime_directory(plan, around.environ),
         scratch_limit_bytes=qemu.scratch_limit,
         guest_agent_path=qemu.guest_agent,
@@ -122,6 +122,13 @@ def hypervisor_of(plan: MigrationPlan, state: Path, around: Around) -> Hyperviso
         clock=around.clock,
         cancel=around.cancel,
     )
+
+
+def _own_scratch(state: Path) -> Path:
+    """Below our state, where only this user may write: enough when QEMU runs as this user."""
+    directory = state / "scratch"
+    directory.mkdir(mode=0o700, exist_ok=True)
+    return directory
 
 
 def cloud_of(plan: MigrationPlan, around: Around, stack: ExitStack) -> CloudTarget:

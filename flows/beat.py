@@ -68,6 +68,7 @@ class BeatView:
     """
 
     interval_seconds = BEAT_SECONDS
+    shows_end = False
 
     def __init__(self, store: StateStore, run: str, clock: Clock) -> None:
         self._store = store

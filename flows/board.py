@@ -8,6 +8,7 @@ from sealift.clock import Clock
 from sealift.progress import DiskProgress, Event, Note, Noted, RateMeter, describe
 from sealift.units import format_duration, format_size
 
+STARTING = "starting"
 _MAX_WAITING_NOTES = 10_000
 
 
@@ -82,7 +83,7 @@ class Board:
         self._disks: dict[str, DiskProgress] = {}
         self._meters: dict[str, RateMeter] = {}
         self._seq = 0
-        self._phase = "starting"
+        self._phase = STARTING
         self._phase_at = self._moved_at = clock.monotonic()
 
     def __call__(self, event: Event) -> None:

@@ -15,6 +15,7 @@ class Economics:
         block_size: bytes of one call.
         bytes_per_second: the ceiling that quotas set for this many disks.
         source: where the ceiling comes from.
+        sends_zeroes: zero blocks are sent, too.
         usd_per_call: price of one call; storage, machines and traffic are not in it.
         prices_as_of: when that price was read.
     """
@@ -22,6 +23,7 @@ class Economics:
     block_size: int
     bytes_per_second: float
     source: str
+    sends_zeroes: bool
     usd_per_call: float
     prices_as_of: str
 
@@ -44,6 +46,7 @@ def economics_of(cloud: CloudTarget, disks: int) -> Economics | None:
         BLOCK_BYTES,
         quotas.ceiling_bytes_per_second(disks),
         f"{quotas.put_per_account.value:.0f} calls/s, {quotas.put_per_account.source.value}",
+        cloud.sends_zeroes(),
         ApiCost(puts=1).usd,
         PRICES_AS_OF,
     )

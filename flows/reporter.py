@@ -23,6 +23,10 @@ class View(Protocol):
     def interval_seconds(self) -> float:
         """Time between two calls of ``show``."""
 
+    @property
+    def shows_end(self) -> bool:
+        """Whether ``show`` is called once more at the end, whatever the interval."""
+
     def note(self, noted: Noted) -> None:
         """A moment, soon after it happened."""
 
@@ -63,10 +67,6 @@ class Reporter:
         for view in list(self._views):
             self._guarded(view, view.close)
 
-    def flush(self) -> None:
-        """Show everything that is waiting, now."""
-        self._tick(last=True)
-
     def _loop(self) -> None:
         while not self._ended.wait(_TICK_SECONDS):
             self._tick(last=False)
@@ -81,7 +81,7 @@ class Reporter:
                 for view in list(self._views):
                     self._guarded(view, partial(view.note, noted))
             for view in list(self._views):
-                if last or now >= self._due[id(view)]:
+                if (last and view.shows_end) or (not last and now >= self._due[id(view)]):
                     self._due[id(view)] = now + view.interval_seconds
                     self._guarded(view, partial(view.show, picture))
 

@@ -47,7 +47,8 @@ class QemuSource(PlanModel):
     scratch: AbsolutePath | None = Field(
         default=None,
         description="Folder for the old content of blocks that the guest overwrites while a "
-        "point is read; QEMU must be able to write there. Default: scratch below state_dir",
+        "point is read; it must exist and QEMU's user must be able to write there. Default: "
+        "scratch below state_dir, for a QEMU that runs as this user",
     )
     scratch_limit: Size = Field(
         default=10 * GiB,

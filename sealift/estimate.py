@@ -8,7 +8,7 @@ from sealift.lineage import Evidence, Lineage, Mode, decide
 from sealift.migration import Migration
 from sealift.ports import Ports
 from sealift.rounds import Rounds
-from sealift.units import KiB
+from sealift.units import KiB, round_up
 
 _GRANULE_BYTES = 64 * KiB
 """What one bit of a change bitmap stands for in QEMU unless told otherwise."""
@@ -34,13 +34,16 @@ class DiskEstimate:
     send_bytes: int
 
 
-def estimate(ports: Ports, migration: Migration, block_size: int) -> Sequence[DiskEstimate]:
+def estimate(
+    ports: Ports, migration: Migration, block_size: int, *, zeroes_are_sent: bool
+) -> Sequence[DiskEstimate]:
     """The next round, disk by disk; nothing is made or recorded.
 
     Args:
         ports: both ends are asked.
         migration: where it stands.
         block_size: bytes of the target's grid; every write is whole blocks of it.
+        zeroes_are_sent: nothing reads as zeroes unless it is written, the volume's end too.
 
     Raises:
         TrackingLostError: a round would stop here by policy.
@@ -55,12 +58,13 @@ def estimate(ports: Ports, migration: Migration, block_size: int) -> Sequence[Di
     for evidence in rounds.evidence(vm):
         lineage = decide(evidence, ports.policy.on_tracking_loss)
         changed = dirty.get((lineage.disk_id, lineage.since or 0), evidence.disk.size)
-        found.append(_estimate(evidence, lineage, changed, block_size))
+        end = evidence.volume_size if zeroes_are_sent else evidence.disk.size
+        found.append(_estimate(evidence, lineage, changed, block_size, end))
     return found
 
 
-def _estimate(e: Evidence, lineage: Lineage, dirty: int, block: int) -> DiskEstimate:
-    whole = e.volume_size
+def _estimate(e: Evidence, lineage: Lineage, dirty: int, block: int, end: int) -> DiskEstimate:
+    whole = round_up(end, block)
     if lineage.mode is not Mode.INCREMENTAL:
         return DiskEstimate(lineage, e.disk.size, e.disk.size, e.disk.size, whole)
     blocks = -(-dirty // _GRANULE_BYTES)

@@ -117,6 +117,10 @@ class AwsTarget:
             base_id=base.id if base else None,
         )
 
+    def sends_zeroes(self) -> bool:
+        """Whether every zero block has to be sent, because volumes come out encrypted."""
+        return self._spec.encrypted or self._snapshots.launches_encrypted()
+
     def volume_size(self, disk_size: int) -> int:
         """Bytes of the volume that a disk needs: whole GiB, at least one."""
         return round_up(max(disk_size, 1), GiB)

@@ -9,7 +9,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from flows.board import Line, Picture
+from flows.board import STARTING, Line, Picture
 from sealift.progress import Note, Noted
 from sealift.units import format_duration
 
@@ -29,6 +29,7 @@ class LiveView:
     """A moving picture on a terminal: the phase, then a bar per disk and one for all."""
 
     interval_seconds = 0.25
+    shows_end = False
 
     def __init__(self, stream: IO[str]) -> None:
         self._console = Console(file=stream)
@@ -83,6 +84,7 @@ class PlainView:
     """A sentence for each moment and one line a minute, for logs."""
 
     interval_seconds = 60.0
+    shows_end = False
 
     def __init__(self, output: "Output") -> None:
         self._output = output
@@ -94,7 +96,7 @@ class PlainView:
 
     def show(self, picture: Picture) -> None:
         """See ``View.show``."""
-        if picture.disks and picture.total.finished:
+        if picture.phase == STARTING or (picture.disks and picture.total.finished):
             return
         text = picture.text()
         if text != self._shown:
@@ -109,6 +111,7 @@ class JsonView:
     """Notes as they come, counts once a second while something moves."""
 
     interval_seconds = 1.0
+    shows_end = True
 
     def __init__(self, output: "Output") -> None:
         self._output = output

@@ -71,7 +71,8 @@ def plan_round(output: Output, plan: MigrationPlan) -> None:
         vm = ports.context.retrier().call(ports.hypervisor.describe)
         economics = economics_of(ports.cloud, max(1, len(vm.disks)))
         block = economics.block_size if economics else DEFAULT_BLOCK_BYTES
-        disks = estimate(ports, known, block)
+        zeroes = economics is not None and economics.sends_zeroes
+        disks = estimate(ports, known, block, zeroes_are_sent=zeroes)
     for d in disks:
         output.emit(
             "estimate",

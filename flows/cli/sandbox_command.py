@@ -17,6 +17,7 @@ def sandbox(output: Output, directory: Path | None, port: int, *, boot: bool) ->
         UsageError: the sandbox is not installed, or folder or port cannot be used.
     """
     try:
+        from sandbox.aws.rules import Quotas, Rules
         from sandbox.aws.server import AwsSandbox
         from sandbox.boot import InstanceBooter
     except ImportError as error:
@@ -28,7 +29,8 @@ def sandbox(output: Output, directory: Path | None, port: int, *, boot: bool) ->
     with tempfile.TemporaryDirectory(prefix="sealift-sandbox-") as temporary:
         place = directory or Path(temporary)
         booter = InstanceBooter(place / "machines") if boot else None
-        account = AwsSandbox(place / "account", port=port, on_launch=booter)
+        rules = Rules(quotas=Quotas())  # the rates that a new account has
+        account = AwsSandbox(place / "account", port=port, rules=rules, on_launch=booter)
         if booter is not None:
             booter.sandbox = account
         try:

@@ -41,6 +41,7 @@ class Bench:
             **os.environ,
             "XDG_STATE_HOME": str(self.folder / "state"),
             "WORLD_REPORT": str(self.folder / "report.json"),
+            "TERM": "xterm",  # whatever the tests themselves run in
         }
         env.pop("PREFECT_API_URL", None)
         given: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}

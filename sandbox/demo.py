@@ -14,8 +14,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-
 from sandbox.aws.network import default_network
 from sandbox.aws.server import AwsSandbox
 from sandbox.boot import InstanceBooter
@@ -24,7 +22,7 @@ from sandbox.guest.landing import Landed
 from sandbox.guest.machine import GuestMachine, MachineSpec
 from sealift.clock import SystemClock
 from sealift.endpoints import Firmware
-from sealift.errors import IntegrityError, SealiftError, ToolError
+from sealift.errors import IntegrityError, ToolError
 from sealift.units import format_duration
 
 _PLAN = """\
@@ -75,15 +73,23 @@ class Demo:
         firmware: of the guest.
         say: prints a line.
         prefect: run the rounds as a Prefect flow.
+        stdout: descriptor for what the commands print; None for our own.
     """
 
     def __init__(
-        self, output: Path, firmware: Firmware, say: Callable[[str], None], *, prefect: bool
+        self,
+        output: Path,
+        firmware: Firmware,
+        say: Callable[[str], None],
+        *,
+        prefect: bool,
+        stdout: int | None = None,
     ) -> None:
         self._output = output.absolute()
         self._firmware = firmware
         self._say = say
         self._prefect = prefect
+        self._stdout = stdout
         self._clock = SystemClock()
         self._plan = self._output / "plan.yaml"
 
@@ -166,27 +172,12 @@ class Demo:
         self._say(f"$ sealift {' '.join(arguments)}")
         began = self._clock.monotonic()
         command = [sys.executable, "-m", "flows.cli.main", *arguments]
-        done = subprocess.run(command, cwd=self._output, env=environment, check=False)
+        done = subprocess.run(
+            command, cwd=self._output, env=environment, stdout=self._stdout, check=False
+        )
         if done.returncode:
             raise ToolError(f"sealift {arguments[0]} ended with exit code {done.returncode}")
         self._say(f"  ({format_duration(self._clock.monotonic() - began)})")
 
     def _title(self, text: str) -> None:
         self._say(f"\n== {text}")
-
-
-def run_demo(output: Path, *, firmware: Firmware = Firmware.BIOS, prefect: bool = True) -> int:
-    """Run the demonstration and print its last line; the exit code."""
-    console = Console(soft_wrap=True, highlight=False, markup=False)
-    try:
-        outcome = Demo(output, firmware, console.print, prefect=prefect).run()
-    except SealiftError as error:
-        console.print(f"sealift demo: {error.message}")
-        if error.next_step:
-            console.print(f"  next: {error.next_step}")
-        return error.exit_code
-    console.print(
-        f"records acknowledged: {outcome.acknowledged}, found on the landed disk: "
-        f"{outcome.found}, lost: {outcome.lost}"
-    )
-    return 0 if outcome.lost == 0 and outcome.acknowledged > 0 else IntegrityError.exit_code

@@ -70,7 +70,8 @@ class Preflight:
         try:
             return check()
         except (TargetError, ConfigError) as error:
-            return Check(name, ok=False, found=error.message, next_step=error.next_step)
+            step = error.next_step or f"correct the plan's {name}"
+            return Check(name, ok=False, found=error.message, next_step=step)
 
     def _identity(self) -> Check:
         with aws_call("sts:GetCallerIdentity"):

@@ -10,15 +10,18 @@ from flows.cli.invocation import invocation
 from flows.cli.options import (
     BootOption,
     CronOption,
+    DemoPrefectOption,
     DirectoryOption,
     JsonOption,
     LossOption,
     MigrationOption,
+    OutputOption,
     OverwriteOption,
     PlanOption,
     PortOption,
     PrefectOption,
     SetOption,
+    UefiOption,
     YesOption,
 )
 
@@ -173,18 +176,18 @@ def sandbox(
 
 @app.command(epilog="Example: sealift demo --output demo-output")
 def demo(
-    output: Annotated[Path, typer.Option(help="Folder for plan, picture and consoles.")] = Path(
-        "demo-output"
-    ),
-    uefi: Annotated[bool, typer.Option(help="A guest that boots by UEFI.")] = False,
-    prefect: Annotated[bool, typer.Option(help="Run the rounds as a Prefect flow.")] = True,
+    output: OutputOption = Path("demo-output"),
+    uefi: UefiOption = False,
+    prefect: DemoPrefectOption = True,
+    json: JsonOption = False,
 ) -> None:
     """Move a live guest to the offline AWS, cut over, boot what landed, count its records."""
-    from sandbox.demo import run_demo
-    from sealift.endpoints import Firmware
+    with invocation("demo", machine=json) as told:
+        from flows.cli import demo_command
+        from sealift.endpoints import Firmware
 
-    firmware = Firmware.UEFI if uefi else Firmware.BIOS
-    raise typer.Exit(run_demo(output, firmware=firmware, prefect=prefect))
+        firmware = Firmware.UEFI if uefi else Firmware.BIOS
+        demo_command.demo(told, output, firmware, prefect=prefect)
 
 
 @app.command(epilog="Example: sealift serve --cron '*/30 * * * *'")

@@ -84,6 +84,21 @@ BootOption = Annotated[
         "--boot", envvar="SEALIFT_BOOT", help="Really boot what is launched, in an emulator."
     ),
 ]
+OutputOption = Annotated[
+    Path,
+    typer.Option(
+        "--output", envvar="SEALIFT_OUTPUT", help="Folder for plan, picture and consoles."
+    ),
+]
+UefiOption = Annotated[
+    bool, typer.Option("--uefi", envvar="SEALIFT_UEFI", help="A guest that boots by UEFI.")
+]
+DemoPrefectOption = Annotated[
+    bool,
+    typer.Option(
+        "--prefect/--no-prefect", envvar="SEALIFT_PREFECT", help="Run the rounds as a Prefect flow."
+    ),
+]
 StatedOption = Annotated[
     str | None,
     typer.Option(
@@ -120,12 +135,14 @@ NOT_FIELDS = frozenset(
         "JSON",
         "NO_ROUNDS",
         "ON_TRACKING_LOSS",
+        "OUTPUT",
         "OVERWRITE",
         "PLAN",
         "PORT",
         "PREFECT",
         "SET",
         "TO",
+        "UEFI",
         "UNDO",
         "YES",
     )

@@ -66,8 +66,11 @@ def json_reply(status: int, document: Mapping[str, object]) -> Reply:
 
 def error_reply(call: Call, error: ApiError, status: int | None = None) -> Reply:
     """The refusal in the protocol of the service; ``status`` replaces the error's own."""
-    render = _query_error if call.service is Service.EC2 else _json_error
-    return render(error, error.status if status is None else status)
+    shown = error.status if status is None else status
+    if call.service is Service.EC2:
+        return _ec2_error(error, shown)
+    form = call.headers.get("content-type", "").startswith("application/x-www-form-urlencoded")
+    return _query_error(error, shown) if form else _json_error(error, shown)
 
 
 def _json_error(error: ApiError, status: int) -> Reply:
@@ -78,10 +81,20 @@ def _json_error(error: ApiError, status: int) -> Reply:
     return Reply(status, json.dumps(document).encode(), headers)
 
 
-def _query_error(error: ApiError, status: int) -> Reply:
+def _ec2_error(error: ApiError, status: int) -> Reply:
     body = (
         '<?xml version="1.0" encoding="UTF-8"?>\n<Response><Errors><Error>'
         f"<Code>{escape(error.code)}</Code><Message>{escape(error.message)}</Message>"
         f"</Error></Errors><RequestID>{secrets.token_hex(16)}</RequestID></Response>"
     )
     return Reply(status, body.encode(), (("Content-Type", "text/xml;charset=UTF-8"),))
+
+
+def _query_error(error: ApiError, status: int) -> Reply:
+    """STS and its kin: one error, not a list of them."""
+    body = (
+        '<?xml version="1.0" encoding="UTF-8"?>\n<ErrorResponse><Error><Type>Sender</Type>'
+        f"<Code>{escape(error.code)}</Code><Message>{escape(error.message)}</Message>"
+        f"</Error><RequestId>{secrets.token_hex(16)}</RequestId></ErrorResponse>"
+    )
+    return Reply(status, body.encode(), (("Content-Type", "text/xml"),))

@@ -8,7 +8,7 @@ from flows.caller import Caller, caller
 from flows.cli.output import Output
 from flows.stop_signals import StopSignals
 from sealift.cancel import CancelToken
-from sealift.errors import StoppedError
+from sealift.errors import SealiftError, StoppedError, TransientError
 from sealift.migration import Migration
 from sealift.migrator import Approve
 
@@ -50,8 +50,10 @@ def run_flow(
     try:
         with StopSignals(cancel, last=True):
             start()
-    except Exception:
+    except SealiftError:
         raise
+    except Exception as error:
+        raise _server_trouble(error) or error from None
     except BaseException:
         if cancel.cancelled:
             raise StoppedError("stopped before the flow began", next_step="run it again") from None
@@ -59,3 +61,15 @@ def run_flow(
     finally:
         caller.reset(token)
     return result.seen[-1]
+
+
+def _server_trouble(error: Exception) -> SealiftError | None:
+    """The server does not answer, or not as one: said in one line, before anything was done."""
+    theirs = type(error).__module__.partition(".")[0] in ("httpx", "httpcore", "prefect")
+    if not theirs and "Failed to reach API" not in str(error):
+        return None
+    url = os.environ.get("PREFECT_API_URL", "its temporary server")
+    return TransientError(
+        f"Prefect at {url}: {type(error).__name__}",
+        next_step="start the server, or run without it: unset PREFECT_API_URL",
+    )

@@ -36,7 +36,7 @@ class Bench:
     folder: Path
     started: list["subprocess.Popen[str]"] = field(default_factory=list)
 
-    def start(self, *words: str, **options: Any) -> "subprocess.Popen[str]":
+    def start(self, *words: str, prefect: str = "", **options: Any) -> "subprocess.Popen[str]":
         env = {
             **os.environ,
             "XDG_STATE_HOME": str(self.folder / "state"),
@@ -44,6 +44,8 @@ class Bench:
             "TERM": "xterm",  # whatever the tests themselves run in
         }
         env.pop("PREFECT_API_URL", None)
+        if prefect:
+            env |= {"PREFECT_API_URL": prefect, "PREFECT_HOME": str(self.folder / "prefect")}
         given: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
         process = subprocess.Popen(
             [sys.executable, str(DRIVER), *words], cwd=self.folder, env=env, text=True, **given
@@ -163,6 +165,16 @@ def test_a_killed_run_is_told_as_interrupted(bench: Bench) -> None:
     assert status["activity"] == "interrupted"
     assert status["pid"] is None
     assert status["beat_age_seconds"] >= 0
+
+
+@pytest.mark.prefect
+def test_a_prefect_server_that_is_not_there_is_told_in_one_line(bench: Bench) -> None:
+    process = bench.start("migrate", "--json", prefect="http://127.0.0.1:9/api")
+    lines, err = rest(process)
+    assert process.returncode == 75, err
+    assert "Prefect at http://127.0.0.1:9/api" in lines[-1]["message"]
+    assert "PREFECT_API_URL" in lines[-1]["next"]
+    assert "Traceback" not in err
 
 
 # ---------------------------------------------------------------------- terminals

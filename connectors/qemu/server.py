@@ -6,7 +6,6 @@ else and is left alone.
 """
 
 import os
-import socket
 import stat
 from pathlib import Path
 
@@ -17,8 +16,9 @@ from connectors.qemu.records import delete_record, read_record, write_record
 from sealift.errors import SourceError, UsageError
 
 _MAX_SOCKET_PATH_BYTES = 107  # sun_path of Linux, without its final NUL
-_GREETING = b"NBDMAGIC"
-_GREETING_SECONDS = 5.0
+_RUNNING = "already running"
+_ROUND_TRIPS = 50
+_LISTENING = "00010000"  # __SO_ACCEPTCON, as /proc/net/unix shows it
 
 
 def socket_path(runtime_dir: Path, short_name: str) -> Path:
@@ -39,37 +39,89 @@ def socket_path(runtime_dir: Path, short_name: str) -> Path:
 def ensure_server(qmp: QmpSession, path: Path) -> Path:
     """Start our server unless it runs; where it listens.
 
+    Whether it runs is learned from QEMU's refusal to start it again, never by connecting: a
+    connection that is not negotiated yet makes ``nbd-server-stop`` wait for ever, with the
+    guest standing still (QEMU 7.2, tried).
+
     Raises:
         SourceError: another tool has started QEMU's server, whose address nobody can ask
             for; or QEMU cannot listen there.
     """
     known = read_record(qmp, SERVER_RECORD)
-    if known is not None and _answers(Path(known)):
+    if known is not None and _runs_again(qmp, Path(known)):
         return Path(known)
     _private(path.parent)
     delete_record(qmp, SERVER_RECORD)
     write_record(qmp, SERVER_RECORD, str(path))
     try:
-        address = {"type": "unix", "data": {"path": str(path)}}
-        qmp.execute("nbd-server-start", addr=address)
+        _start(qmp, path)
     except CommandRefusedError as error:
         delete_record(qmp, SERVER_RECORD)
         raise _not_started(error, path) from error
     return path
 
 
+def _runs_again(qmp: QmpSession, path: Path) -> bool:
+    """Whether our server of an earlier run listens there, still or once more."""
+    try:
+        _private(path.parent)
+        _start(qmp, path)
+    except CommandRefusedError as error:
+        return _RUNNING in error.description
+    except (OSError, SourceError):
+        return False
+    return True
+
+
+def _start(qmp: QmpSession, path: Path) -> None:
+    address = {"type": "unix", "data": {"path": str(path)}}
+    qmp.execute("nbd-server-start", addr=address)
+
+
 def stop_server(qmp: QmpSession) -> None:
-    """Stop our server when no export, of anybody, is left; else leave it."""
+    """Stop our server when no export and no connection, of anybody, is left; else leave it.
+
+    QEMU waits for every connection to end, and for one that is not negotiated yet it waits
+    in vain, with the guest standing still. So the server is stopped only while the kernel
+    lists nothing but its listening socket; otherwise it stays, with its record, for the
+    next round or for a later call.
+    """
     path = read_record(qmp, SERVER_RECORD)
-    if path is None or load_block_state(qmp).exports:
+    if path is None or load_block_state(qmp).exports or not _left_alone(qmp, path):
         return
-    if _answers(Path(path)):
+    try:
         qmp.execute("nbd-server-stop")
+    except CommandRefusedError as error:
+        if "not running" not in error.description:
+            raise
     delete_record(qmp, SERVER_RECORD)
 
 
+def _left_alone(qmp: QmpSession, path: str) -> bool:
+    """Whether connections that were just closed are gone for QEMU too.
+
+    Each question makes its main loop go round, in which it notices them.
+    """
+    for _ in range(_ROUND_TRIPS):
+        if _is_alone(path):
+            return True
+        qmp.execute("query-status")
+    return False
+
+
+def _is_alone(path: str) -> bool:
+    """Whether the listening socket is the only one at ``path``, by ``/proc/net/unix``.
+
+    Accepted connections and those that wait to be accepted are listed with the same path.
+    A server that is not listed (another network namespace) does not count as alone.
+    """
+    rows = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()]
+    flags = [row[3] for row in rows if row[-1] == path]
+    return flags == [_LISTENING]
+
+
 def _not_started(error: CommandRefusedError, path: Path) -> SourceError:
-    if "already running" in error.description:
+    if _RUNNING in error.description:
         return SourceError(
             "another tool uses QEMU's NBD server, and QEMU has only one",
             next_step="end that tool's export (nbd-server-stop), then run again",
@@ -87,14 +139,3 @@ def _private(directory: Path) -> None:
             f"others may enter {directory}, where disks are exported",
             next_step=f"chmod 700 {directory}",
         )
-
-
-def _answers(path: Path) -> bool:
-    """Whether an NBD server listens there."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(_GREETING_SECONDS)
-        try:
-            probe.connect(str(path))
-            return probe.recv(len(_GREETING), socket.MSG_WAITALL) == _GREETING
-        except OSError:
-            return False

@@ -84,11 +84,8 @@ class Story:
         assert {t.since for t in self.hv.tracking()} == {self.base}
 
     def survives(self) -> None:
-        """The burst may still be under way; QEMU ends it without its sender."""
-        if self.vm.status() == "paused":
-            self.vm.monitor.events.clear()
-            self.vm.monitor.wait_for("RESUME")
-        assert self.vm.status() == "running"
+        """The burst may still be under way, or not have begun; QEMU ends it without its sender."""
+        assert any(self.vm.status() == "running" for _ in range(1000))
         self.write()
 
 

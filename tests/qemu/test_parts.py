@@ -1,5 +1,6 @@
 """Names, shares of scratch space, the server's socket, answers that are nonsense."""
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -103,3 +104,22 @@ def test_answers_that_are_nonsense() -> None:
     ):
         with pytest.raises(ProtocolError):
             check()
+
+
+def test_the_nbd_server_is_not_stopped_under_a_client_that_negotiates(
+    make_vm: MakeVm, attach: Attach
+) -> None:
+    """QEMU would wait for it with the guest standing still."""
+    vm = make_vm(disks=1)
+    hypervisor = attach(vm)
+    hypervisor.open_point(1, {"vd0": None})
+    (path,) = (vm.directory / "run").glob("*.nbd")
+    with socket.socket(socket.AF_UNIX) as stranger:
+        stranger.connect(str(path))
+        stranger.recv(8, socket.MSG_WAITALL)
+        hypervisor.commit_point(1)
+        assert vm.status()
+        assert path.exists()
+    hypervisor.forget()
+    assert vm.traces() == set()
+    hypervisor.close()

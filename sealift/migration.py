@@ -300,7 +300,7 @@ def round_record(r: Round, *, at: float, dirty_after_bytes: int) -> RoundRecord:
         seq=r.seq,
         final=r.final,
         started=r.started,
-        seconds=max(0.0, at - r.started),
+        seconds=_active_seconds(r, figures, at),
         dirty_bytes=sum(_covered(d) for d in r.disks),
         read_bytes=sum(f.read for f in figures),
         sent_bytes=sum(f.sent for f in figures),
@@ -314,6 +314,13 @@ def round_record(r: Round, *, at: float, dirty_after_bytes: int) -> RoundRecord:
             (d.lineage.disk_id, d.lineage.mode.value, d.lineage.reason.value) for d in r.disks
         ),
     )
+
+
+def _active_seconds(r: Round, figures: list[DiskFigures], at: float) -> float:
+    """Without the time in which a round that was stopped lay idle."""
+    if any(f.resumed for f in figures):
+        return max(f.seconds for f in figures)
+    return max(0.0, at - r.started)
 
 
 def _covered(disk: DiskRound) -> int:

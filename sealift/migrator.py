@@ -118,12 +118,14 @@ class Migrator:
 
     def forecast(self) -> Forecast | None:
         """What a final sync would cost if it started now; None before the first round."""
-        figures = [
-            RoundFigures(r.sent_bytes, r.dirty_bytes, r.seconds, r.dirty_after_bytes)
-            for r in self.state.history
-        ]
-        if not figures:
+        history = self.state.history
+        if not history:
             return None
+        # a resumed round did only a part of its work in the time that is known of it
+        whole = [r for r in history if not r.resumed_bytes] or history
+        figures = [
+            RoundFigures(r.sent_bytes, r.dirty_bytes, r.seconds, r.dirty_after_bytes) for r in whole
+        ]
         figures[-1] = replace(figures[-1], dirty_after_bytes=self._dirty_now())
         return forecast(figures, self._ports.policy.convergence)
 

@@ -17,7 +17,9 @@ def still_acknowledges(rig: Rig) -> bool:
 def test_failed_launch_leaves_the_source_writing_and_the_second_cutover_sends_the_delta(
     rig: Rig,
 ) -> None:
+    rig.machine.command("burst 48M")
     rig.must("replicate")
+    rig.machine.command("rate 20")  # so that the delta is small on a fast machine too
     # the first RunInstances is the preflight's dry run
     rig.sandbox.faults.add(
         Fault(FaultKind.API_ERROR, "RunInstances", skip=1, status=400, code="VcpuLimitExceeded")

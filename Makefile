@@ -11,10 +11,10 @@ APT_PACKAGES := qemu-system-x86 qemu-utils seabios ovmf nbdkit libnbd-bin strace
 	systemd-boot-efi gcc libc6-dev python3-venv
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: help setup system demo test test-fast check bench lock clean
+.PHONY: help setup system demo test test-fast check bench fault-table lock clean
 
 help: ## Show this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
 system: ## Install the system packages that are missing (apt)
 	@missing=""; for p in $(APT_PACKAGES); do \
@@ -57,6 +57,9 @@ check: setup ## Lint, type-check and check the layers
 
 bench: setup ## Measure the hot paths against peers in the same run
 	@for b in benchmarks/*.py; do $(BIN)/python $$b || exit 1; done
+
+fault-table: setup ## Write into docs/faults.md which test covers which fault
+	@$(BIN)/python -m tests.faults.table
 
 lock: setup ## Resolve requirements.lock anew
 	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \

@@ -98,6 +98,7 @@ def test_absent_blocks_of_an_encrypted_snapshot_are_unreadable_data(account: Acc
     assert caught.value.operands["offset"] == 0
 
 
+@pytest.mark.fault(38)
 def test_unrelated_snapshots_are_a_loss_of_tracking(account: Account) -> None:
     target = account.target()
     one = account.snapshot(target, {0: block("a")})
@@ -129,6 +130,7 @@ BAD_ANSWERS = [
 ]
 
 
+@pytest.mark.fault(18, 20)
 @pytest.mark.parametrize(
     ("operation", "kind"),
     [
@@ -149,6 +151,7 @@ def test_bad_answers_are_transient_and_never_become_bytes(
     assert not account.box.faults.unexercised()
 
 
+@pytest.mark.fault(23)
 def test_block_tokens_that_expired_are_fetched_again(open_account: OpenAccount) -> None:
     account = open_account(Rules(block_token_seconds=60))
     target = account.target()
@@ -160,6 +163,7 @@ def test_block_tokens_that_expired_are_fetched_again(open_account: OpenAccount) 
     assert read(reader, 0, 1) == block("a")[:1]
 
 
+@pytest.mark.fault(21)
 def test_pages_and_empty_pages(account: Account, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(block_lists, "_PAGE_ENTRIES", 100)
     target = account.target()
@@ -174,6 +178,7 @@ def test_pages_and_empty_pages(account: Account, monkeypatch: pytest.MonkeyPatch
     assert read(target.reader(parent), 229 * BLOCK_BYTES, 2) == bytes([229, 229])
 
 
+@pytest.mark.fault(21)
 def test_a_listing_that_never_comes_to_anything_ends() -> None:
     calls: Iterator[int] = iter(range(10**6))
 
@@ -186,6 +191,7 @@ def test_a_listing_that_never_comes_to_anything_ends() -> None:
     assert next(calls) == 1000
 
 
+@pytest.mark.fault(21)
 @pytest.mark.parametrize("listed", [{5: "t"}, {9999: "t"}])
 def test_a_listing_that_goes_back_or_beyond_is_refused(listed: Mapping[int, str]) -> None:
     with pytest.raises(TransientError, match="listed block"):

@@ -184,6 +184,7 @@ BEFORE = [
 AFTER = [FaultKind.ERROR_AFTER, FaultKind.RESET_AFTER]
 
 
+@pytest.mark.fault(18, 19)
 @pytest.mark.parametrize("kind", [*BEFORE, *AFTER])
 def test_a_put_that_was_not_confirmed_is_transient_and_safe_to_repeat(
     account: Account, kind: FaultKind
@@ -199,6 +200,7 @@ def test_a_put_that_was_not_confirmed_is_transient_and_safe_to_repeat(
     assert not account.box.faults.unexercised()
 
 
+@pytest.mark.fault(19)
 @pytest.mark.parametrize("operation", ["CompleteSnapshot", "CreateTags", "DescribeSnapshots"])
 @pytest.mark.parametrize("kind", [*BEFORE, *AFTER, FaultKind.TRUNCATED])
 def test_an_interrupted_commit_is_repeated_until_it_is_known(
@@ -251,6 +253,7 @@ def test_a_stop_ends_the_wait(open_account: OpenAccount) -> None:
         writer.commit(blocks)
 
 
+@pytest.mark.fault(44)
 def test_other_blocks_than_ebs_holds_are_an_integrity_error(account: Account) -> None:
     target = account.target()
     ref = target.begin_snapshot(1, ROOT, None)
@@ -265,6 +268,7 @@ def test_other_blocks_than_ebs_holds_are_an_integrity_error(account: Account) ->
     writer.commit(blocks)
 
 
+@pytest.mark.fault(44)
 def test_a_completed_snapshot_is_checked_against_what_this_run_wrote(account: Account) -> None:
     target = account.target()
     ref = target.begin_snapshot(1, ROOT, None)
@@ -302,6 +306,7 @@ def test_blocks_out_of_order_are_a_bug_of_the_caller(account: Account) -> None:
         writer.commit([(1, bytes(32)), (0, bytes(32))])
 
 
+@pytest.mark.fault(23)
 def test_expired_credentials_are_named_and_the_next_run_goes_on(account: Account) -> None:
     target = account.target()
     ref = target.begin_snapshot(1, ROOT, None)
@@ -317,6 +322,7 @@ def test_expired_credentials_are_named_and_the_next_run_goes_on(account: Account
     again.writer(ref, None).commit([*before, *after])
 
 
+@pytest.mark.fault(24)
 def test_a_throttled_put_carries_the_services_delay(account: Account) -> None:
     target = account.target()
     writer = target.writer(target.begin_snapshot(1, ROOT, None), None)
@@ -327,6 +333,7 @@ def test_a_throttled_put_carries_the_services_delay(account: Account) -> None:
     assert caught.value.operands["aws_reason"] == "ACCOUNT_THROTTLED"
 
 
+@pytest.mark.fault(23)
 def test_a_missing_permission_names_the_call(account: Account) -> None:
     target = account.target()
     writer = target.writer(target.begin_snapshot(1, ROOT, None), None)
@@ -336,6 +343,7 @@ def test_a_missing_permission_names_the_call(account: Account) -> None:
     assert "allow ebs:PutSnapshotBlock" in caught.value.next_step
 
 
+@pytest.mark.fault(14, 15)
 def test_a_silent_service_is_given_up(open_account: OpenAccount) -> None:
     account = open_account()
     target = account.target(read_timeout_seconds=0.3)
@@ -360,6 +368,7 @@ def test_a_snapshot_that_is_gone_is_transient_only_while_it_is_young(account: Ac
         assert "starts a new snapshot" in caught.value.next_step
 
 
+@pytest.mark.fault(26)
 def test_a_snapshot_that_timed_out_takes_nothing_any_more(account: Account) -> None:
     target = account.target(snapshot_timeout_minutes=10)
     ref = target.begin_snapshot(1, ROOT, None)
@@ -381,6 +390,7 @@ def test_abort_deletes_and_may_be_repeated(account: Account) -> None:
     assert target.owned() == []
 
 
+@pytest.mark.fault(24)
 def test_the_accounts_rate_is_kept_before_every_put(account: Account) -> None:
     from connectors.aws.target import AwsTarget
 

@@ -110,6 +110,7 @@ def test_a_wrong_total_is_not_transient() -> None:
     assert type(classify(answer, "ebs:CompleteSnapshot")) is TargetError
 
 
+@pytest.mark.fault(24)
 @pytest.mark.parametrize(
     ("text", "seconds"),
     [("7", 7.0), ("0.5", 0.5), ("-1", None), ("nan", None), ("Wed, 21 Oct", None), ("1e9", None)],
@@ -134,6 +135,7 @@ def test_a_denial_names_the_permission_and_hides_the_encoded_message() -> None:
     assert "Ab-3x" not in error.message
 
 
+@pytest.mark.fault(53)
 def test_a_signature_error_does_not_quote_what_was_signed() -> None:
     message = f"The canonical string should have been 'x-amz-security-token:{SECRET}'"
     error = classify(refusal("SignatureDoesNotMatch", 403, message), "ebs:PutSnapshotBlock")
@@ -158,6 +160,7 @@ def test_any_refusal_gives_an_error_of_the_tree(
     assert "\n" not in error.message
 
 
+@pytest.mark.fault(53)
 @pytest.mark.parametrize(
     ("cause", "kind"),
     [
@@ -200,6 +203,7 @@ def test_a_bug_of_ours_is_not_hidden() -> None:
         raise RuntimeError("bug")
 
 
+@pytest.mark.fault(18)
 def test_an_answer_without_its_field_is_transient() -> None:
     assert field_of({"Encrypted": False}, "Encrypted", "x") is False
     for answer in ({}, {"SnapshotId": None}, {"SnapshotId": ""}):
@@ -231,6 +235,7 @@ def test_no_credentials_and_no_region_are_named(clean_environment: None) -> None
         _ = AwsClients(AwsSpec("s", ("g",), profile="nobody")).ec2
 
 
+@pytest.mark.fault(24)
 def test_the_sdk_repeats_nothing_whatever_the_environment_says(
     clean_environment: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

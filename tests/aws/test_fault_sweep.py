@@ -99,6 +99,7 @@ def faults(calls: list[Call]) -> Iterator[tuple[Call, FaultKind]]:
             yield call, next(kinds)
 
 
+@pytest.mark.fault(14, 18, 19, 20, 24)
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_one_fault_at_any_call_changes_nothing(account: Account, evidence: Evidence) -> None:
@@ -112,6 +113,7 @@ def test_one_fault_at_any_call_changes_nothing(account: Account, evidence: Evide
     evidence("AWS call faults", f"{injected} injected, unequal: 0, left behind: 0")
 
 
+@pytest.mark.fault(18, 19)
 def test_many_faults_at_once(open_account: OpenAccount) -> None:
     """Every second call of each kind that makes something fails, before or after its effect."""
     account = open_account(clock=VirtualClock())

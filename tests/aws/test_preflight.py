@@ -56,6 +56,7 @@ def test_unusable_credentials_are_the_only_row(
     assert "renew the credentials" in row.next_step
 
 
+@pytest.mark.fault(25)
 @pytest.mark.parametrize(
     ("changes", "source", "row", "words"),
     [
@@ -131,6 +132,7 @@ def test_default_encryption_and_what_follows_from_it_is_said(account: Account) -
     assert "full copy" in check.next_step
 
 
+@pytest.mark.fault(23)
 def test_a_missing_permission_fails_its_own_row(account: Account) -> None:
     account.fault(FaultKind.ACCESS_DENIED, "RunInstances")
     problem = failed(account.target().preflight(vm()))["ec2:RunInstances"]
@@ -138,6 +140,7 @@ def test_a_missing_permission_fails_its_own_row(account: Account) -> None:
     assert "allow ec2:RunInstances" in problem.next_step
 
 
+@pytest.mark.fault(25)
 def test_pending_snapshots_count(account: Account) -> None:
     for seq in range(99):
         account.target().begin_snapshot(seq, ROOT, None)

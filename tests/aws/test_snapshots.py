@@ -47,6 +47,7 @@ def test_tags_say_whose_it_is(account: Account) -> None:
     assert tags["Name"] == "sealift mig-1 point 3 disk vda"
 
 
+@pytest.mark.fault(19)
 @pytest.mark.parametrize("kind", UNANSWERED)
 def test_a_lost_answer_starts_nothing_twice(account: Account, kind: FaultKind) -> None:
     account.fault(kind, "StartSnapshot")
@@ -56,6 +57,7 @@ def test_a_lost_answer_starts_nothing_twice(account: Account, kind: FaultKind) -
     assert [ref.id] == account.target().owned()
 
 
+@pytest.mark.fault(19)
 def test_a_lost_answer_is_found_by_the_token_where_tags_are_not_visible_yet(
     account: Account,
 ) -> None:
@@ -67,6 +69,7 @@ def test_a_lost_answer_is_found_by_the_token_where_tags_are_not_visible_yet(
     assert [account.target().begin_snapshot(1, ROOT, None).id] == made
 
 
+@pytest.mark.fault(26)
 def test_a_snapshot_that_timed_out_is_left_behind_for_a_new_one(account: Account) -> None:
     target = account.target(snapshot_timeout_minutes=10)
     first = target.begin_snapshot(1, ROOT, None)
@@ -79,6 +82,7 @@ def test_a_snapshot_that_timed_out_is_left_behind_for_a_new_one(account: Account
     assert sorted(target.sweep(frozenset())) == sorted([first.id, second.id])
 
 
+@pytest.mark.fault(38)
 def test_a_snapshot_that_somebody_deleted_is_started_anew(account: Account) -> None:
     first = account.target().begin_snapshot(1, ROOT, None)
     account.ec2.delete_snapshot(SnapshotId=first.id)
@@ -144,6 +148,7 @@ def test_an_unencrypted_parent_of_an_encrypted_plan_is_refused(account: Account)
         account.target(encrypted=True).begin_snapshot(2, ROOT, parent)
 
 
+@pytest.mark.fault(38)
 def test_a_parent_that_is_gone_or_pending_is_refused(account: Account) -> None:
     target = account.target()
     pending = target.begin_snapshot(1, ROOT, None)
@@ -168,6 +173,7 @@ def test_an_encrypted_snapshot_uses_the_key_of_the_plan(account: Account) -> Non
         assert described["KmsKeyId"] == key["Arn"]
 
 
+@pytest.mark.fault(25)
 def test_too_many_pending_snapshots_are_a_quota(open_account: OpenAccount) -> None:
     quotas = dataclasses.replace(Quotas.unlimited(), pending_snapshots=3)
     target = open_account(Rules(quotas=quotas)).target()

@@ -63,6 +63,7 @@ def test_arm_machines_are_registered_as_such(account: Account) -> None:
         target.publish(1, vm(architecture="riscv64"), snapshots(account, target, 2))
 
 
+@pytest.mark.fault(22)
 def test_a_repeated_publish_finds_its_image_and_only_its_own(account: Account) -> None:
     target = account.target()
     refs = snapshots(account, target)
@@ -73,6 +74,7 @@ def test_a_repeated_publish_finds_its_image_and_only_its_own(account: Account) -
     assert account.target("mig-2").publish(1, vm(), refs) not in (image_id, other)
 
 
+@pytest.mark.fault(22)
 def test_an_image_that_is_not_visible_yet_is_not_registered_twice(account: Account) -> None:
     target = account.target()
     refs = snapshots(account, target)
@@ -109,6 +111,7 @@ def test_a_machine_gets_the_disks_and_the_tags(account: Account) -> None:
     assert {v["VolumeType"] for v in described} == {"gp3"}
 
 
+@pytest.mark.fault(19)
 def test_one_attempt_is_one_machine_whatever_changes(account: Account) -> None:
     target = account.target()
     source = vm()
@@ -201,6 +204,7 @@ def test_health_waits_and_knows_machines_that_ended(open_account: OpenAccount) -
     assert target.health("i-0123456789abcdef0").state == "pending"
 
 
+@pytest.mark.fault(41)
 def test_a_machine_that_ends_at_once_is_a_failure_in_ec2s_words(account: Account) -> None:
     target = account.target()
     image_id = target.publish(1, vm(), snapshots(account, target))
@@ -215,6 +219,7 @@ def test_a_machine_that_ends_at_once_is_a_failure_in_ec2s_words(account: Account
     target.terminate(instance_id)
 
 
+@pytest.mark.fault(25)
 def test_a_launch_beyond_the_quota_is_named(account: Account) -> None:
     target = account.target()
     image_id = target.publish(1, vm(), snapshots(account, target))
@@ -249,6 +254,7 @@ def test_an_unknown_machine_counts_as_gone_only_after_it_could_have_appeared(
     assert account.clock.monotonic() - before >= 180
 
 
+@pytest.mark.fault(40)
 def test_a_machine_that_does_not_end_is_not_reported_as_gone(account: Account) -> None:
     target = account.target(terminate_timeout_seconds=20.0)
     image_id = target.publish(1, vm(), snapshots(account, target))

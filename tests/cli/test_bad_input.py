@@ -88,6 +88,7 @@ def test_a_damaged_state_file_is_told_and_nothing_is_done(world: Any) -> None:
     assert world.hypervisor.running
 
 
+@pytest.mark.fault(54)
 def test_a_state_folder_of_links_is_refused(world: Any) -> None:
     elsewhere = world.folder / "elsewhere"
     elsewhere.mkdir()
@@ -99,6 +100,7 @@ def test_a_state_folder_of_links_is_refused(world: Any) -> None:
     assert list(elsewhere.iterdir()) == []
 
 
+@pytest.mark.fault(54)
 def test_state_and_logs_are_private(world: Any) -> None:
     old = os.umask(0)
     try:

@@ -84,6 +84,7 @@ def rest(process: "subprocess.Popen[str]") -> tuple[list[dict[str, Any]], str]:
     return [json.loads(line) for line in out.splitlines()], err
 
 
+@pytest.mark.fault(3)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_one_signal_stops_in_order_and_says_what_to_run(
     bench: Bench, number: signal.Signals
@@ -112,6 +113,7 @@ def test_the_second_signal_stops_hard(bench: Bench) -> None:
     assert not (bench.folder / "report.json").exists()
 
 
+@pytest.mark.fault(3)
 def test_a_stopped_cutover_puts_the_source_back(bench: Bench) -> None:
     process = bench.start("cutover", "--yes", "--no-rounds", "--json", *SLOW)
     _, err = rest(process)
@@ -131,6 +133,7 @@ def test_a_stopped_cutover_puts_the_source_back(bench: Bench) -> None:
         assert bench.report()["machines"] == 0
 
 
+@pytest.mark.fault(28)
 def test_a_second_run_is_refused_and_named_while_status_works(bench: Bench) -> None:
     first = bench.start("migrate", "--json", *SLOW)
     lines_until(first, "point open")
@@ -167,6 +170,7 @@ def test_a_killed_run_is_told_as_interrupted(bench: Bench) -> None:
     assert status["beat_age_seconds"] >= 0
 
 
+@pytest.mark.fault(3)
 @pytest.mark.prefect
 def test_a_prefect_server_that_is_not_there_is_told_in_one_line(bench: Bench) -> None:
     process = bench.start("migrate", "--json", prefect="http://127.0.0.1:9/api")

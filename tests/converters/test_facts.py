@@ -167,6 +167,7 @@ def test_noise_is_a_tool_error_or_json(noise: bytes) -> None:
     json.loads(noise)
 
 
+@pytest.mark.fault(52)
 @given(st.text())
 def test_what_is_printable_has_no_effect_on_a_terminal(text: str) -> None:
     shown = printable(text)

@@ -111,6 +111,7 @@ def test_qemus_own_locks_do_not_clash_with_ours(tmp_path: Path) -> None:
         subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(partial), "1M"], check=True)
 
 
+@pytest.mark.fault(54, 55)
 def test_a_link_in_the_partial_files_place_is_not_followed(tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_bytes(b"precious")
@@ -133,6 +134,7 @@ def test_a_name_that_is_too_long_is_said(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.fault(7)
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk_is_told_from_other_errors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int

@@ -125,6 +125,7 @@ def test_a_child_may_have_less_memory_than_the_parent_already_uses() -> None:
     assert len(ballast) == 600 * MiB
 
 
+@pytest.mark.fault(8, 50)
 def test_memory_and_cpu_limits_end_it() -> None:
     greedy = "x = bytearray(900_000_000)"
     limits = Limits(address_space_bytes=400 * MiB, timeout_seconds=30)
@@ -140,6 +141,7 @@ def test_the_file_size_limit_ends_writing(tmp_path: Path) -> None:
     assert target.stat().st_size <= MiB
 
 
+@pytest.mark.fault(53)
 def test_the_environment_carries_no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hidden")
     assert b"hidden" not in run("env", [], Limits()).stdout

@@ -114,6 +114,7 @@ def test_the_handmade_header_is_good_but_for_what_a_test_adds(image: Write) -> N
     assert qemu_img.check(facts.image) is not None
 
 
+@pytest.mark.fault(50)
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("version", [2, 3])
 def test_backing_files_are_refused(image: Write, name: str, version: int) -> None:
@@ -146,6 +147,7 @@ def test_a_protocol_is_refused_even_when_a_file_is_called_like_it(
         inspect(path, F.QCOW2, allow_backing=[base])
 
 
+@pytest.mark.fault(50)
 def test_an_external_data_file_is_refused(image: Write) -> None:
     with pytest.raises(ImageError, match="external data file") as caught:
         inspect(image(qcow2(incompatible=4)), F.QCOW2)
@@ -159,6 +161,7 @@ def test_a_real_data_file_is_refused_by_name(tmp_path: Path, tool: Tool) -> None
         inspect(path)
 
 
+@pytest.mark.fault(50)
 @pytest.mark.parametrize("size", [2**63 - 1, 2**63, 2**64 - 1, 65 * TiB])
 def test_endless_disks_are_refused(image: Write, size: int) -> None:
     with pytest.raises(ImageError, match=r"claims a disk|virtual size"):
@@ -180,6 +183,7 @@ def test_raw_files_have_the_limit_too(tmp_path: Path) -> None:
         inspect(path, F.RAW, max_virtual_bytes=GiB)
 
 
+@pytest.mark.fault(50)
 @pytest.mark.parametrize(
     "fields",
     [
@@ -198,6 +202,7 @@ def test_absurd_tables_are_refused_quickly(image: Write, fields: dict[str, int])
         inspect(path, F.QCOW2)
 
 
+@pytest.mark.fault(50)
 def test_a_cyclic_l1_table_ends_and_is_found_by_check(image: Write) -> None:
     data = bytearray(qcow2())
     struct.pack_into(">Q", data, 3 * 64 * KiB, 3 * 64 * KiB | 1 << 63)
@@ -230,6 +235,7 @@ DESCRIPTOR = (
 )
 
 
+@pytest.mark.fault(50)
 @pytest.mark.parametrize(
     "line",
     [
@@ -286,6 +292,7 @@ def test_differencing_disks_are_refused(image_of: Make) -> None:
     assert "merge the differencing disk" in caught.value.next_step
 
 
+@pytest.mark.fault(50)
 def test_a_raw_disk_with_a_forged_header_is_read_as_what_was_stated(image: Write) -> None:
     path = image(qcow2(backing=PASSWD), "guest.raw")
     facts = inspect(path, F.RAW)
@@ -411,6 +418,7 @@ def test_what_a_conversion_loses_is_a_caveat(image_of: Make, tool: Tool) -> None
     assert len(facts.caveats) == 2
 
 
+@pytest.mark.fault(50)
 def test_the_tools_limits_apply(
     image: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -440,6 +448,7 @@ for path in sys.argv[1:]:
 """
 
 
+@pytest.mark.fault(50)
 def test_nothing_that_an_image_refers_to_is_opened(image: Write, tmp_path: Path) -> None:
     """The proof by system calls: every name in the corpus, every format, one canary."""
     canary = tmp_path / "canary" / "secret"

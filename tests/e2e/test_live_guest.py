@@ -41,6 +41,7 @@ def test_failed_launch_leaves_the_source_writing_and_the_second_cutover_sends_th
     assert rig.landed_equals_source()
 
 
+@pytest.mark.fault(1)
 def test_kill_9_in_a_round_and_in_a_cutover(rig: Rig) -> None:
     rig.plan(bandwidth="20MiB/s")
     rig.kill_when(rig.start("replicate"), "PutSnapshotBlock", 40)
@@ -54,6 +55,7 @@ def test_kill_9_in_a_round_and_in_a_cutover(rig: Rig) -> None:
     assert rig.landed_equals_source()
 
 
+@pytest.mark.fault(1, 40)
 @pytest.mark.slow
 def test_a_cutover_killed_after_the_launch_is_undone(rig: Rig) -> None:
     rig.must("replicate")
@@ -70,6 +72,7 @@ def test_a_cutover_killed_after_the_launch_is_undone(rig: Rig) -> None:
     assert rig.landed_equals_source()
 
 
+@pytest.mark.fault(14, 18, 19, 24)
 @pytest.mark.slow
 def test_a_cloud_that_throttles_fails_resets_and_lies(rig: Rig) -> None:
     rig.machine.command("burst 24M")
@@ -96,6 +99,7 @@ def test_a_cloud_that_throttles_fails_resets_and_lies(rig: Rig) -> None:
     assert rig.landed_equals_source()
 
 
+@pytest.mark.fault(23)
 @pytest.mark.slow
 def test_expired_credentials_in_mid_stream_are_named_and_resumable(rig: Rig) -> None:
     rig.sandbox.faults.add(Fault(FaultKind.EXPIRED_TOKEN, "PutSnapshotBlock", times=0, skip=30))
@@ -112,6 +116,7 @@ def test_expired_credentials_in_mid_stream_are_named_and_resumable(rig: Rig) -> 
     assert rig.landed_equals_source()
 
 
+@pytest.mark.fault(28)
 @pytest.mark.slow
 def test_a_second_run_beside_the_first_is_refused_by_name(rig: Rig) -> None:
     rig.plan(bandwidth="8MiB/s")
@@ -127,6 +132,7 @@ def test_a_second_run_beside_the_first_is_refused_by_name(rig: Rig) -> None:
     assert rig.landed_equals_source()
 
 
+@pytest.mark.fault(3)
 def test_ctrl_c_stops_safely_and_says_what_to_run(rig: Rig) -> None:
     rig.plan(bandwidth="8MiB/s")
     process = rig.start("replicate")
@@ -140,6 +146,7 @@ def test_ctrl_c_stops_safely_and_says_what_to_run(rig: Rig) -> None:
     assert "already there and verified" in rig.must("replicate").text
 
 
+@pytest.mark.fault(7)
 @pytest.mark.slow
 def test_scratch_that_runs_full_fails_the_round_and_never_the_guest(rig: Rig) -> None:
     rig.must("replicate")

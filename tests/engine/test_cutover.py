@@ -55,6 +55,7 @@ def test_failed_launch_puts_the_source_back_and_the_second_sends_only_the_delta(
     assert state.cutover.downtime_seconds is not None
 
 
+@pytest.mark.fault(41)
 def test_an_unhealthy_target_is_terminated_before_the_source_runs() -> None:
     scenario = quiet()
     migrator = opened(scenario)
@@ -66,6 +67,7 @@ def test_an_unhealthy_target_is_terminated_before_the_source_runs() -> None:
     assert not scenario.cloud.instances
 
 
+@pytest.mark.fault(41)
 def test_a_target_that_never_answers_is_given_up_in_time() -> None:
     scenario = quiet()
     migrator = opened(scenario)
@@ -76,6 +78,7 @@ def test_a_target_that_never_answers_is_given_up_in_time() -> None:
     assert scenario.hypervisor.running
 
 
+@pytest.mark.fault(39)
 def test_a_guest_that_does_not_power_off_is_paused() -> None:
     scenario = quiet(seed=2)
     scenario.hypervisor.refuses_shutdown = True
@@ -86,6 +89,7 @@ def test_a_guest_that_does_not_power_off_is_paused() -> None:
     assert state.cutover.stopped_by == "guest paused, it did not power off"
 
 
+@pytest.mark.fault(40, 43)
 def test_a_source_that_someone_starts_again_is_never_joined_by_the_target() -> None:
     scenario = quiet()
     opened(scenario).replicate()
@@ -109,6 +113,7 @@ def test_a_source_that_someone_starts_again_is_never_joined_by_the_target() -> N
     assert scenario.hypervisor.running
 
 
+@pytest.mark.fault(3)
 def test_a_stop_during_the_cutover_undoes_it() -> None:
     scenario = quiet()
     opened(scenario).replicate()
@@ -126,6 +131,7 @@ def test_a_stop_during_the_cutover_undoes_it() -> None:
     assert not scenario.cloud.images
 
 
+@pytest.mark.fault(1)
 def test_a_killed_cutover_can_be_undone_by_the_next_run() -> None:
     scenario = quiet()
     opened(scenario).replicate()
@@ -147,6 +153,7 @@ def test_a_killed_cutover_can_be_undone_by_the_next_run() -> None:
     assert scenario.hypervisor.running
 
 
+@pytest.mark.fault(40)
 def test_the_source_stays_stopped_while_the_target_may_run() -> None:
     """The cloud cannot be reached to end a sick target: never both (I10)."""
     scenario = quiet()
@@ -168,6 +175,7 @@ def test_the_source_stays_stopped_while_the_target_may_run() -> None:
     assert not scenario.cloud.instances
 
 
+@pytest.mark.fault(19, 23, 40)
 def test_lost_answer_of_a_launch_and_then_no_credentials_never_runs_both() -> None:
     """The launch took effect, nobody knows, and the cloud does not let us ask."""
     scenario = quiet()
@@ -203,6 +211,7 @@ def test_gates_refuse_before_anything_happens() -> None:
     assert migrator.state.phase is Phase.REPLICATING
 
 
+@pytest.mark.fault(31, 36)
 def test_a_restarted_hypervisor_is_compared_and_only_differences_are_sent() -> None:
     scenario = quiet()
     opened(scenario).replicate()
@@ -217,6 +226,7 @@ def test_a_restarted_hypervisor_is_compared_and_only_differences_are_sent() -> N
     assert scenario.differences() == []
 
 
+@pytest.mark.fault(31)
 def test_a_hypervisor_killed_in_the_middle_of_a_round_costs_only_the_round() -> None:
     scenario = quiet()
     opened(scenario).replicate()
@@ -281,6 +291,7 @@ def test_a_finished_migration_is_never_abandoned() -> None:
     assert scenario.cloud.instances
 
 
+@pytest.mark.fault(36)
 def test_another_vm_behind_the_same_socket_is_refused() -> None:
     scenario = quiet()
     migrator = opened(scenario)
@@ -292,6 +303,7 @@ def test_another_vm_behind_the_same_socket_is_refused() -> None:
         opened(scenario).replicate()
 
 
+@pytest.mark.fault(31)
 def test_tracking_loss_stops_when_the_policy_says_so() -> None:
     scenario = quiet()
     opened(scenario).replicate()
@@ -303,6 +315,7 @@ def test_tracking_loss_stops_when_the_policy_says_so() -> None:
     assert scenario.hypervisor.running
 
 
+@pytest.mark.fault(6)
 def test_a_lost_record_is_not_taken_for_a_new_migration() -> None:
     scenario = quiet()
     opened(scenario).replicate()

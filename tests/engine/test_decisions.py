@@ -62,6 +62,7 @@ LOST = [
 ]
 
 
+@pytest.mark.fault(31)
 @pytest.mark.parametrize(("lost", "reason"), LOST, ids=[r.name for _, r in LOST])
 def test_tracking_loss_has_a_reason_and_obeys_the_policy(lost: Evidence, reason: Reason) -> None:
     """I9: never silent, never 'nothing changed'."""
@@ -78,6 +79,7 @@ def test_tracking_loss_has_a_reason_and_obeys_the_policy(lost: Evidence, reason:
         assert compared.mode is Mode.FULL
 
 
+@pytest.mark.fault(34)
 def test_a_shrunk_disk_always_stops() -> None:
     with pytest.raises(TrackingLostError):
         decide(evidence(disk=VmDisk("vda", 9 * GiB, "x")), LossPolicy.FULL)

@@ -2,6 +2,8 @@
 
 from typing import Protocol
 
+import pytest
+
 from sealift.testing.faults import Fault, Script
 from sealift.testing.scenario import Scenario
 
@@ -26,6 +28,7 @@ def test_an_undisturbed_migration_lands_equal() -> None:
     assert [r.final for r in state.history] == [False, False, False, True]
 
 
+@pytest.mark.fault(1, 42)
 def test_killed_at_every_call_lands_equal(evidence: Evidence) -> None:
     points = unequal = 0
     for seed in (1,):
@@ -40,6 +43,7 @@ def test_killed_at_every_call_lands_equal(evidence: Evidence) -> None:
     assert points >= 100
 
 
+@pytest.mark.fault(19)
 def test_each_call_failing_once_is_survived(evidence: Evidence) -> None:
     points = unequal = 0
     for number in range(1, recorded_calls(seed=3) + 1):

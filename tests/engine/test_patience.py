@@ -57,6 +57,7 @@ def test_patience_ends_and_the_last_error_is_shown() -> None:
     assert flaky.calls < 100
 
 
+@pytest.mark.fault(24)
 def test_the_delay_that_the_peer_names_is_kept() -> None:
     clock = VirtualClock()
     throttled = ThrottledError("slow down", retry_after_seconds=7.0)
@@ -88,6 +89,7 @@ def test_a_bucket_keeps_its_rate(rate: float, burst: float, amounts: list[int]) 
     assert sum(amounts) <= spent_within + 1e-6 * sum(amounts)
 
 
+@pytest.mark.fault(24)
 def test_one_rate_for_all_processes(tmp_path: Path) -> None:
     clock = VirtualClock()
     buckets = [SharedTokenBucket(tmp_path / "puts", 100, 10, clock) for _ in range(4)]
@@ -98,6 +100,7 @@ def test_one_rate_for_all_processes(tmp_path: Path) -> None:
         bucket.close()
 
 
+@pytest.mark.fault(11)
 def test_a_shared_rate_of_another_boot_counts_as_nothing(tmp_path: Path) -> None:
     path = tmp_path / "puts"
     path.write_bytes(b"\xff" * 8)

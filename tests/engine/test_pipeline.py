@@ -59,6 +59,7 @@ def test_no_work_starts_after_a_stop(executor: Executor) -> None:
     assert worked == [0]
 
 
+@pytest.mark.fault(8)
 def test_no_thread_is_left_and_memory_is_bounded() -> None:
     before = threading.active_count()
     produced: list[int] = []

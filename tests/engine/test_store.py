@@ -20,6 +20,7 @@ def open_umask() -> Iterator[None]:
     os.umask(before)
 
 
+@pytest.mark.fault(54)
 @pytest.mark.usefixtures("open_umask")
 def test_values_survive_and_are_private(tmp_path: Path) -> None:
     store = FileStateStore(tmp_path / "state")
@@ -34,6 +35,7 @@ def test_values_survive_and_are_private(tmp_path: Path) -> None:
     assert store.load("a") is None
 
 
+@pytest.mark.fault(54)
 def test_planted_links_are_refused(tmp_path: Path) -> None:
     store = FileStateStore(tmp_path / "state")
     (tmp_path / "state" / "a").symlink_to("/etc/passwd")
@@ -48,6 +50,7 @@ def test_planted_links_are_refused(tmp_path: Path) -> None:
         FileStateStore(tmp_path / "link")
 
 
+@pytest.mark.fault(6)
 @pytest.mark.parametrize("cut", range(1, 30))
 def test_a_torn_record_is_dropped_and_nothing_before_it(tmp_path: Path, cut: int) -> None:
     store = FileStateStore(tmp_path)
@@ -62,6 +65,7 @@ def test_a_torn_record_is_dropped_and_nothing_before_it(tmp_path: Path, cut: int
     assert len(kept) == (2 if cut <= 20 else 1)
 
 
+@pytest.mark.fault(6)
 def test_a_flipped_bit_ends_the_log(tmp_path: Path) -> None:
     store = FileStateStore(tmp_path)
     log = store.log("j")
@@ -78,6 +82,7 @@ def test_a_flipped_bit_ends_the_log(tmp_path: Path) -> None:
     assert list(store.log("j").records()) == [b"first", b"again"]
 
 
+@pytest.mark.fault(7)
 def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = FileStateStore(tmp_path)
 
@@ -93,6 +98,7 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert store.load("a") == b"old"
 
 
+@pytest.mark.fault(28)
 def test_second_owner_is_refused_by_name(tmp_path: Path) -> None:
     store = FileStateStore(tmp_path)
     first = StateLock(store.directory, "sealift replicate plan.yaml")

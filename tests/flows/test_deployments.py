@@ -226,6 +226,7 @@ class Bench:
         return dict(json.loads(self.beat.read_text())) if self.beat.exists() else {}
 
 
+@pytest.mark.fault(3)
 @pytest.mark.prefect
 @pytest.mark.timeout(300)
 def test_a_cancelled_run_stops_in_order_and_leaves_no_process(

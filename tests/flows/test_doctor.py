@@ -49,6 +49,7 @@ def test_every_failure_has_a_fix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert all(f.fix for f in findings if not f.ok)
 
 
+@pytest.mark.fault(54)
 def test_a_folder_that_others_may_write_is_refused(tmp_path: Path) -> None:
     home = tmp_path / "sealift"
     home.mkdir()

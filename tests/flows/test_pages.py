@@ -25,6 +25,7 @@ def picture(image: Image.Image, form: str = "PNG") -> bytes:
     return buffer.getvalue()
 
 
+@pytest.mark.fault(52)
 @pytest.mark.parametrize(
     "size", [(1, 1), (80, 25), (720, 400), (1920, 1080), (5000, 40), (3, 4000)]
 )
@@ -57,6 +58,7 @@ def test_other_formats_are_refused() -> None:
         thumbnail(picture(Image.new("RGB", (8, 8)), "GIF"))
 
 
+@pytest.mark.fault(52)
 @given(st.binary(max_size=300))
 def test_no_bytes_make_it_fail_otherwise(data: bytes) -> None:
     try:
@@ -66,6 +68,7 @@ def test_no_bytes_make_it_fail_otherwise(data: bytes) -> None:
         assert "picture" in message
 
 
+@pytest.mark.fault(52)
 @pytest.mark.parametrize(
     "name", ["a|b", "[x](http://evil)", "<img src=x>", "![x](y)", "**b**", "`c`", "a\nb"]
 )

@@ -173,6 +173,7 @@ def test_a_missing_limit_is_an_error_not_a_warning(world: Any) -> None:
     assert not world.hypervisor.points
 
 
+@pytest.mark.fault(28)
 def test_a_second_run_is_refused(world: Any) -> None:
     from flows import migrating
 
@@ -204,6 +205,7 @@ class Killed(BaseException):
     """Stands for SIGKILL: nothing of ours runs any more."""
 
 
+@pytest.mark.fault(3)
 def test_the_hook_undoes_an_open_cutover_from_the_journal_alone_and_twice(
     world: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -37,6 +37,7 @@ def _levels() -> Iterator[None]:
 # ---------------------------------------------------------------------- secrets
 
 
+@pytest.mark.fault(53)
 @pytest.mark.parametrize(
     "text",
     [
@@ -70,6 +71,7 @@ def test_text_without_secrets_stays(text: str) -> None:
     assert Redactor({})(plain) == plain
 
 
+@pytest.mark.fault(53, 54)
 def test_the_log_is_private_and_has_no_trace_of_a_secret(tmp_path: Path) -> None:
     with RunLog(tmp_path / "logs", "replicate", SystemClock(), {"A_TOKEN": SECRET}) as log:
         logging.getLogger("connectors.x").info("sending %s", SECRET)

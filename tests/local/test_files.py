@@ -235,6 +235,7 @@ def test_another_file_under_the_same_name_is_not_ours(tmp_path: Path) -> None:
         RawFileWriter.reopen(writer.identity)
 
 
+@pytest.mark.fault(7)
 @pytest.mark.parametrize(
     ("number", "expected"),
     [(errno.ENOSPC, OutOfSpaceError), (errno.EDQUOT, OutOfSpaceError), (errno.EIO, TargetError)],
@@ -253,6 +254,7 @@ def test_write_errors_have_their_class(
     writer.abort()
 
 
+@pytest.mark.fault(5)
 def test_a_failed_flush_is_final(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     writer = RawFileWriter.create(tmp_path / "x", MiB)
     writer.write(0, memoryview(bytes(BLOCK)), [])

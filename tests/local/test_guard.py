@@ -48,6 +48,7 @@ def refused(path: Path, image_format: ImageFormat) -> str:
     return caught.value.message
 
 
+@pytest.mark.fault(50)
 @pytest.mark.parametrize("image_format", [ImageFormat.QCOW2, ImageFormat.VMDK])
 def test_a_backing_file_is_refused(image_format: ImageFormat, tmp_path: Path, secret: Path) -> None:
     message = refused(overlay(image_format, tmp_path, secret), image_format)
@@ -60,6 +61,7 @@ def test_a_backing_file_that_the_caller_wants_is_opened(tmp_path: Path, secret: 
         assert read(reader, 0, len(SECRET)) == SECRET
 
 
+@pytest.mark.fault(50)
 def test_qemu_does_not_open_a_backing_file_that_slipped_by(tmp_path: Path, secret: Path) -> None:
     """The second lock: even past the check, QEMU is told that there is none."""
     node = ImageNode(overlay(ImageFormat.QCOW2, tmp_path, secret), ImageFormat.QCOW2)
@@ -159,6 +161,7 @@ def test_a_file_of_another_format_is_refused(
     refused(path, image_format)
 
 
+@pytest.mark.fault(50)
 def test_a_raw_disk_that_looks_like_qcow2_stays_raw(tmp_path: Path, secret: Path) -> None:
     """A guest may write a qcow2 header on its own disk; read as raw, it is only bytes."""
     inner = overlay(ImageFormat.QCOW2, tmp_path, secret)

@@ -75,6 +75,7 @@ def test_a_failing_status_makes_everything_data(socket: Path, disk: Path) -> Non
         assert list(reader.extents(0, reader.size)) == [Extent(0, 2 * MiB, Kind.DATA)]
 
 
+@pytest.mark.fault(7)
 @pytest.mark.parametrize(
     ("errno", "expected"),
     [("EIO", TargetError), ("ENOSPC", TargetError), ("EPERM", TargetDeniedError)],
@@ -95,6 +96,7 @@ def test_write_errors_have_their_class(
         writer.flush()
 
 
+@pytest.mark.fault(15)
 def test_a_slow_disk_meets_the_deadline_and_is_not_waited_for(socket: Path, disk: Path) -> None:
     with (
         nbdkit(socket, "--filter=delay", "file", str(disk), "rdelay=10"),
@@ -119,6 +121,7 @@ def test_a_stop_ends_a_slow_read(socket: Path, disk: Path) -> None:
         reader.close()
 
 
+@pytest.mark.fault(14)
 def test_a_server_that_dies_and_comes_back_is_used_again(socket: Path, disk: Path) -> None:
     content = pattern(2 * MiB)
     first = nbdkit(socket, "file", str(disk))
@@ -213,6 +216,7 @@ def test_a_grid_that_does_not_fit_is_refused(socket: Path, disk: Path) -> None:
         NbdWriter(UnixAddress(socket), identity="w", unwritten=Unwritten.ZERO, block_size=512)
 
 
+@pytest.mark.fault(5)
 def test_acknowledged_writes_of_a_dead_server_are_not_called_durable(
     socket: Path, disk: Path
 ) -> None:
@@ -251,6 +255,7 @@ def test_flushed_writes_survive_a_server_and_the_writer_goes_on(socket: Path, di
     assert disk.read_bytes() == bytes(128 * KiB) + pattern(2 * MiB)[128 * KiB :]
 
 
+@pytest.mark.fault(5)
 def test_a_failed_flush_is_final(socket: Path, disk: Path) -> None:
     trigger = disk.with_name("trigger")
     trigger.touch()
@@ -284,6 +289,7 @@ def test_a_write_that_failed_is_not_counted_as_lost(socket: Path, disk: Path) ->
         writer.close()
 
 
+@pytest.mark.fault(37)
 def test_a_broken_sector_below_qemu_names_its_place(socket: Path, disk: Path) -> None:
     raw = f"driver=raw,file.driver=blkdebug,file.image.driver=file,file.image.filename={disk}"
     fault = "file.inject-error.0.event=read_aio,file.inject-error.0.sector=8"
@@ -309,6 +315,7 @@ def test_a_place_where_no_server_can_be_is_named_at_once(tmp_path: Path) -> None
             open_reader(path)
 
 
+@pytest.mark.fault(14)
 @pytest.mark.parametrize("how", ["deadline", "token"])
 def test_a_black_hole_is_left_in_time(how: str) -> None:
     """A listener whose queue is full: the kernel answers no further SYN."""
@@ -335,6 +342,7 @@ def test_a_black_hole_is_left_in_time(how: str) -> None:
         timer.join()
 
 
+@pytest.mark.fault(13)
 def test_a_refused_port_is_a_lost_connection_and_an_unknown_host_is_not() -> None:
     with pytest.raises(ConnectionLostError):
         NbdReader(TcpAddress("127.0.0.1", free_port()), identity="i")

@@ -106,6 +106,7 @@ HANDSHAKES: dict[str, Script] = {
 }
 
 
+@pytest.mark.fault(51)
 @pytest.mark.parametrize("name", HANDSHAKES)
 def test_a_broken_handshake_is_a_protocol_error(name: str, tmp_path: Path) -> None:
     assert isinstance(fails(tmp_path / "s", HANDSHAKES[name]), ProtocolError)
@@ -180,6 +181,7 @@ REPLIES: dict[str, Callable[[Peer, int, int, int], object]] = {
 }
 
 
+@pytest.mark.fault(51)
 @pytest.mark.parametrize("name", REPLIES)
 def test_a_wrong_reply_to_a_read_is_a_protocol_error(name: str, tmp_path: Path) -> None:
     assert isinstance(fails(tmp_path / "s", answering(REPLIES[name])), ProtocolError)
@@ -199,6 +201,7 @@ STATUSES: dict[str, Callable[[Peer, int, int, int], object]] = {
 }
 
 
+@pytest.mark.fault(51)
 @pytest.mark.parametrize("name", STATUSES)
 def test_a_wrong_block_status_is_a_protocol_error(name: str, tmp_path: Path) -> None:
     with HostileServer(tmp_path / "s", answering(STATUSES[name])):
@@ -208,6 +211,7 @@ def test_a_wrong_block_status_is_a_protocol_error(name: str, tmp_path: Path) -> 
         opened.close()
 
 
+@pytest.mark.fault(51)
 def test_a_million_descriptors_do_not_take_memory(tmp_path: Path) -> None:
     """8 MiB of 1-byte extents: lazily decoded, and joined while they come."""
 
@@ -224,6 +228,7 @@ def test_a_million_descriptors_do_not_take_memory(tmp_path: Path) -> None:
         opened.close()
 
 
+@pytest.mark.fault(51)
 def test_a_huge_promise_allocates_nothing(tmp_path: Path) -> None:
     tracemalloc.start()
     error = fails(tmp_path / "s", answering(REPLIES["huge"]))
@@ -247,6 +252,7 @@ STALLS: dict[str, Script] = {
 }
 
 
+@pytest.mark.fault(15, 51)
 @pytest.mark.parametrize("name", STALLS)
 def test_a_stalling_server_meets_the_deadline(name: str, tmp_path: Path) -> None:
     clock = SystemClock()
@@ -257,6 +263,7 @@ def test_a_stalling_server_meets_the_deadline(name: str, tmp_path: Path) -> None
     assert clock.monotonic() - started < QUICK_SECONDS + 3  # 64 KiB give one second more
 
 
+@pytest.mark.fault(15, 51)
 def test_a_trickling_read_meets_the_deadline_of_the_whole_request(tmp_path: Path) -> None:
     """A byte every 50 ms is progress, but it would take an hour."""
 
@@ -321,6 +328,7 @@ def test_a_waiting_read_can_be_ended_from_another_thread(how: str, tmp_path: Pat
         opened.close()
 
 
+@pytest.mark.fault(14, 51)
 @pytest.mark.parametrize("kept", [0, 1, 4, 20, 27, 28, 5000])
 def test_a_connection_cut_after_any_byte_is_lost_and_the_next_one_works(
     kept: int, tmp_path: Path
@@ -350,6 +358,7 @@ def test_a_connection_cut_after_any_byte_is_lost_and_the_next_one_works(
         opened.close()
 
 
+@pytest.mark.fault(36)
 def test_another_disk_behind_the_same_name_is_another_point(tmp_path: Path) -> None:
     sizes = iter([MiB, 2 * MiB])
 
@@ -381,6 +390,7 @@ def test_the_two_contexts_may_end_in_different_places(tmp_path: Path) -> None:
         opened.close()
 
 
+@pytest.mark.fault(31)
 def test_tracking_that_vanishes_on_reconnect_is_not_taken_for_clean(tmp_path: Path) -> None:
     answers = iter([True, False])
 

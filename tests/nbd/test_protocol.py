@@ -46,6 +46,7 @@ def test_a_good_message_is_parsed(name: str) -> None:
     assert PARSERS[name](MESSAGES[name]) is not None
 
 
+@pytest.mark.fault(51)
 @pytest.mark.parametrize("name", PARSERS)
 @settings(max_examples=300, deadline=None)
 @given(data=st.data())
@@ -95,6 +96,7 @@ def test_what_the_protocol_forbids_is_refused(name: str, raw: bytes) -> None:
         PARSERS[name](raw)
 
 
+@pytest.mark.fault(51, 52)
 def test_words_of_a_server_are_made_harmless() -> None:
     error = protocol.parse_error(struct.pack(">LH", 5, 9) + b"a\x1b[31m\nb\xff", ChunkType.ERROR)
     assert str(error) == "EIO (a?[31m?b\ufffd)"

@@ -59,6 +59,7 @@ def test_file_systems_are_frozen_at_the_instant(
     assert hv.find_point(1) == info
 
 
+@pytest.mark.fault(33)
 @pytest.mark.parametrize(
     ("behaviour", "note"),
     [
@@ -90,6 +91,7 @@ def test_a_bad_agent_costs_consistency_only(
     assert vm.status() == "running"
 
 
+@pytest.mark.fault(33)
 def test_no_agent_at_all(make_vm: MakeVm, attach: Attach, directory: Path) -> None:
     vm = make_vm(running=True)
     hv = attach(vm, agent=directory / "nobody")
@@ -99,6 +101,7 @@ def test_no_agent_at_all(make_vm: MakeVm, attach: Attach, directory: Path) -> No
     assert "no guest agent" in info.note
 
 
+@pytest.mark.fault(33)
 def test_file_systems_that_others_froze_stay_frozen(
     make_vm: MakeVm, attach: Attach, make_agent: MakeAgent, directory: Path
 ) -> None:
@@ -117,6 +120,7 @@ def fail_while_frozen(path: Path) -> None:
         raise RuntimeError
 
 
+@pytest.mark.fault(33)
 def test_a_failure_at_the_instant_thaws(make_agent: MakeAgent, directory: Path) -> None:
     agent = make_agent("ok")
     with pytest.raises(RuntimeError):
@@ -164,6 +168,7 @@ def holder(make_agent: MakeAgent, directory: Path) -> Iterator[Hold]:
         process.wait(10)
 
 
+@pytest.mark.fault(1, 33)
 def test_kill_9_of_sealift_thaws(holder: Hold) -> None:
     """Even when the whole process group of Sealift is killed."""
     agent, child = holder(60)
@@ -172,6 +177,7 @@ def test_kill_9_of_sealift_thaws(holder: Hold) -> None:
     assert not agent.frozen
 
 
+@pytest.mark.fault(33)
 def test_a_hung_sealift_thaws_when_time_is_up(
     holder: Hold,
 ) -> None:

@@ -103,6 +103,7 @@ def test_whole_targets_equal_the_source_over_many_rounds(
     source.close()
 
 
+@pytest.mark.fault(31, 34)
 def test_a_killed_qemu_is_compared_and_a_grown_disk_follows(
     make_vm: Any, attach: Any, cloud: AwsTarget, tmp_path: Path
 ) -> None:

@@ -150,6 +150,7 @@ def test_one_disk_is_never_paused(folder: Path, evidence: Evidence) -> None:
     evidence("points without any pause", f"20 rounds, {records} records, unequal: 0")
 
 
+@pytest.mark.fault(7)
 def test_scratch_that_fills_never_stops_a_guest(folder: Path) -> None:
     disks = build_guest(GuestSpec(), _made(folder / "disks"))
     with GuestMachine(MachineSpec(disks), folder / "vm") as machine:

@@ -95,6 +95,7 @@ def story(make_vm: MakeVm, attach: Attach) -> Story:
     return Story(vm, attach(vm))
 
 
+@pytest.mark.fault(1)
 def test_killed_while_opening(story: Story, victim: Victim, evidence: Evidence) -> None:
     countdown = 0
     died = True
@@ -116,6 +117,7 @@ def test_killed_while_opening(story: Story, victim: Victim, evidence: Evidence) 
     evidence("killed while opening", f"{countdown - 1} points, unequal: 0")
 
 
+@pytest.mark.fault(1)
 @pytest.mark.slow
 def test_killed_while_committing(story: Story, victim: Victim, evidence: Evidence) -> None:
     countdown = 0
@@ -135,6 +137,7 @@ def test_killed_while_committing(story: Story, victim: Victim, evidence: Evidenc
     evidence("killed while committing", f"{countdown - 1} points, unequal: 0")
 
 
+@pytest.mark.fault(1)
 @pytest.mark.slow
 def test_killed_while_aborting(story: Story, victim: Victim, evidence: Evidence) -> None:
     countdown = 0

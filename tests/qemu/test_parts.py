@@ -74,6 +74,7 @@ def test_a_socket_path_that_is_too_long() -> None:
         socket_path(Path("/" + "x" * 100), "12345678")
 
 
+@pytest.mark.fault(54, 55)
 @pytest.mark.tools
 def test_a_runtime_directory_that_others_may_enter(
     make_vm: MakeVm, attach: Attach, directory: Path
@@ -86,12 +87,14 @@ def test_a_runtime_directory_that_others_may_enter(
     assert vm.traces() == set()
 
 
+@pytest.mark.fault(54, 55)
 @pytest.mark.tools
 def test_our_sockets_are_private(make_vm: MakeVm, attach: Attach, directory: Path) -> None:
     attach(make_vm()).open_point(1, {"vd0": None})
     assert (directory / "run").stat().st_mode & 0o777 == 0o700
 
 
+@pytest.mark.fault(51)
 def test_answers_that_are_nonsense() -> None:
     for check in (
         lambda: answers.as_mapping([], "x"),

@@ -136,6 +136,7 @@ def test_every_call_may_be_repeated(make_vm: MakeVm, attach: Attach) -> None:
     assert hv.tracking() == []
 
 
+@pytest.mark.fault(36)
 def test_reopened_bytes_have_another_identity(make_vm: MakeVm, attach: Attach) -> None:
     vm = make_vm()
     hv = attach(vm)
@@ -181,6 +182,7 @@ def test_zeroing_while_the_point_is_open_does_not_zero_the_point(
     assert whole(hv.reader(1, "vd0")) == before
 
 
+@pytest.mark.fault(34)
 @pytest.mark.parametrize("size", [1 * MiB + 512, 8 * MiB - 512, 3 * MiB + 4096 + 512])
 def test_odd_sizes(make_vm: MakeVm, attach: Attach, size: int) -> None:
     vm = make_vm(size=size, image_format="raw")
@@ -234,6 +236,7 @@ def test_readers_of_a_closed_point_are_told(make_vm: MakeVm, attach: Attach) -> 
 # ---------------------------------------------------------------------- scratch space
 
 
+@pytest.mark.fault(7)
 @pytest.mark.parametrize("running", [False, True])
 def test_full_scratch_breaks_the_point_never_the_guest(
     make_vm: MakeVm, attach: Attach, running: bool
@@ -272,6 +275,7 @@ def test_the_limit_holds_over_all_disks(make_vm: MakeVm, attach: Attach) -> None
     assert sum(f.stat().st_size for f in files) <= 4 * MiB
 
 
+@pytest.mark.fault(7)
 def test_too_little_space_is_refused_before_anything_is_made(
     make_vm: MakeVm, attach: Attach
 ) -> None:
@@ -294,6 +298,7 @@ def test_a_scratch_directory_that_is_gone(make_vm: MakeVm, attach: Attach, direc
 # ---------------------------------------------------------------------- tracking lost
 
 
+@pytest.mark.fault(31)
 def test_no_bitmap_no_increment(make_vm: MakeVm, attach: Attach) -> None:
     vm = make_vm(disks=2)
     hv = attach(vm)
@@ -307,6 +312,7 @@ def test_no_bitmap_no_increment(make_vm: MakeVm, attach: Attach) -> None:
     assert vm.traces() == set()
 
 
+@pytest.mark.fault(31)
 def test_a_bitmap_that_somebody_stopped_is_not_trusted(make_vm: MakeVm, attach: Attach) -> None:
     vm = make_vm()
     hv = attach(vm)
@@ -324,6 +330,7 @@ def test_a_bitmap_that_somebody_stopped_is_not_trusted(make_vm: MakeVm, attach: 
         hv.open_point(4, {"vd0": 1})
 
 
+@pytest.mark.fault(31)
 def test_a_restart_loses_transient_bitmaps(make_vm: MakeVm, attach: Attach) -> None:
     vm = make_vm()
     hv = attach(vm)
@@ -338,6 +345,7 @@ def test_a_restart_loses_transient_bitmaps(make_vm: MakeVm, attach: Attach) -> N
         hv.open_point(2, {"vd0": 1})
 
 
+@pytest.mark.fault(36)
 def test_persistent_bitmaps_survive_a_clean_restart(make_vm: MakeVm, attach: Attach) -> None:
     vm = make_vm(disks=2)
     hv = attach(vm, persistent=True)
@@ -356,6 +364,7 @@ def test_persistent_bitmaps_survive_a_clean_restart(make_vm: MakeVm, attach: Att
     assert replica == vm.content[0]
 
 
+@pytest.mark.fault(31)
 def test_an_inconsistent_bitmap_is_not_trusted(make_vm: MakeVm, attach: Attach) -> None:
     vm = make_vm()
     hv = attach(vm, persistent=True)
@@ -376,6 +385,7 @@ def test_an_inconsistent_bitmap_is_not_trusted(make_vm: MakeVm, attach: Attach) 
     assert dirty(hv) == {("vd0", 4): (RECORDING, 0)}
 
 
+@pytest.mark.fault(31)
 def test_kill_9_of_qemu_while_a_point_is_open(make_vm: MakeVm, attach: Attach) -> None:
     vm = make_vm(running=True)
     hv = attach(vm)
@@ -422,6 +432,7 @@ def test_objects_of_others_stay(make_vm: MakeVm, attach: Attach) -> None:
     assert "backup-node" in {n["node-name"] for n in nodes}
 
 
+@pytest.mark.fault(28)
 def test_two_migrations_of_one_vm_take_turns(make_vm: MakeVm, attach: Attach) -> None:
     vm = make_vm()
     one, two = attach(vm), attach(vm, migration="mig2")
@@ -465,6 +476,7 @@ def test_our_server_stays_while_others_export_through_it(make_vm: MakeVm, attach
     assert vm.traces() == set()
 
 
+@pytest.mark.fault(35)
 def test_a_block_job_is_named(make_vm: MakeVm, attach: Attach) -> None:
     vm = make_vm(size=64 * MiB)
     vm.write(0, 0x91, 0, 32 * MiB)
@@ -477,6 +489,7 @@ def test_a_block_job_is_named(make_vm: MakeVm, attach: Attach) -> None:
     assert vm.traces() == set()
 
 
+@pytest.mark.fault(35)
 def test_a_snapshot_by_another_tool_ends_tracking(make_vm: MakeVm, attach: Attach) -> None:
     vm = make_vm()
     hv = attach(vm)
@@ -497,6 +510,7 @@ def test_a_snapshot_by_another_tool_ends_tracking(make_vm: MakeVm, attach: Attac
 # ---------------------------------------------------------------------- a VM that changes
 
 
+@pytest.mark.fault(34)
 def test_a_disk_that_grew(make_vm: MakeVm, attach: Attach) -> None:
     vm = make_vm(size=16 * MiB)
     hv = attach(vm)
@@ -510,6 +524,7 @@ def test_a_disk_that_grew(make_vm: MakeVm, attach: Attach) -> None:
     assert len(whole(hv.reader(2, "vd0"))) == 20 * MiB
 
 
+@pytest.mark.fault(34)
 def test_growing_while_a_point_is_open(make_vm: MakeVm, attach: Attach) -> None:
     """QEMU refuses; were it to allow it one day, the point would count as lost."""
     vm = make_vm(size=16 * MiB)
@@ -522,6 +537,7 @@ def test_growing_while_a_point_is_open(make_vm: MakeVm, attach: Attach) -> None:
     hv.commit_point(1)
 
 
+@pytest.mark.fault(35)
 def test_a_disk_plugged_and_unplugged(make_vm: MakeVm, attach: Attach) -> None:
     vm = make_vm(extra=["-device", "virtio-scsi-pci,id=scsi0"])
     hv = attach(vm)
@@ -539,6 +555,7 @@ def test_a_disk_plugged_and_unplugged(make_vm: MakeVm, attach: Attach) -> None:
     assert vm.traces() == set()
 
 
+@pytest.mark.fault(35)
 def test_a_disk_unplugged_while_the_point_is_open(make_vm: MakeVm, attach: Attach) -> None:
     vm = make_vm(extra=["-device", "virtio-scsi-pci,id=scsi0"])
     vm.monitor.run("blockdev-add", driver="null-co", node_name="hot", size=MiB, read_zeroes=True)

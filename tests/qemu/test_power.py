@@ -84,6 +84,7 @@ def test_no_shutdown_was_chosen_and_stays(make_vm: MakeVm, attach: Attach) -> No
     assert vm.status() == "shutdown"
 
 
+@pytest.mark.fault(39)
 @pytest.mark.parametrize("behaviour", ["ok", "silent"])
 def test_a_guest_that_does_not_obey(make_vm: MakeVm, attach: Attach, behaviour: str) -> None:
     vm = make_vm(running=True)
@@ -119,6 +120,7 @@ def test_pause_and_resume(make_vm: MakeVm, attach: Attach) -> None:
     assert hv.fence(1) is Fenced.NO
 
 
+@pytest.mark.fault(39, 40)
 def test_a_writable_export_of_others_is_no_fence(make_vm: MakeVm, attach: Attach) -> None:
     vm = make_vm(running=True, image_format="raw", extra=[])
     hv = attach(vm)
@@ -132,6 +134,7 @@ def test_a_writable_export_of_others_is_no_fence(make_vm: MakeVm, attach: Attach
     assert hv.fence() is expected
 
 
+@pytest.mark.fault(39)
 def test_a_fence_that_cannot_be_known(make_vm: MakeVm, attach: Attach) -> None:
     vm = make_vm(running=True)
     hv = attach(vm, deadline=1.0)
@@ -143,6 +146,7 @@ def test_a_fence_that_cannot_be_known(make_vm: MakeVm, attach: Attach) -> None:
     assert hv.fence() is Fenced.UNKNOWN
 
 
+@pytest.mark.fault(36, 39)
 def test_a_vm_that_waits_for_a_migration_is_nothing_known(make_vm: MakeVm, attach: Attach) -> None:
     vm = make_vm(running=True, extra=["-incoming", "defer"])
     hv = attach(vm)

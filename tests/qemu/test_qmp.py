@@ -128,6 +128,7 @@ def hangs_up_when_asked(client: socket.socket, message: dict[str, object]) -> No
     client.shutdown(socket.SHUT_RDWR)
 
 
+@pytest.mark.fault(51)
 @pytest.mark.parametrize(
     ("serve", "error"),
     [
@@ -221,6 +222,7 @@ for line in sys.stdin:
 """
 
 
+@pytest.mark.fault(1)
 def test_a_burst_outlives_its_sender(make_vm: MakeVm) -> None:
     """Without the socket handed over 12 of 30 such kills left this QEMU paused."""
     vm = make_vm(running=True)
@@ -258,6 +260,7 @@ def test_a_session_frees_its_thread(make_vm: MakeVm, attach: Attach) -> None:
     assert len(os.listdir("/proc/self/fd")) <= handles
 
 
+@pytest.mark.fault(14)
 def test_a_stopped_qemu_is_a_deadline(make_vm: MakeVm, attach: Attach) -> None:
     vm = make_vm()
     hv = attach(vm, deadline=1.0)

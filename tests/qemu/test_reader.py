@@ -87,6 +87,7 @@ def test_extents_of_a_broken_instant_are_not_given() -> None:
         list(reader.extents(0, SIZE))
 
 
+@pytest.mark.fault(37)
 def test_a_bad_sector_is_not_a_lost_point() -> None:
     data, _, reader = pair()
     data.error = broken()
@@ -94,6 +95,7 @@ def test_a_bad_sector_is_not_a_lost_point() -> None:
         read(reader, 0, 512)
 
 
+@pytest.mark.fault(14)
 @pytest.mark.parametrize(("open_", "error"), [(True, ConnectionLostError), (False, PointLostError)])
 def test_a_lost_connection(open_: bool, error: type[SealiftError]) -> None:
     data, _, reader = pair(open_=open_)

@@ -1,5 +1,6 @@
 """Signals become a stop that is asked for, once; the second one ends the process."""
 
+import atexit
 import contextlib
 import os
 import signal
@@ -32,8 +33,9 @@ class StopSignals:
 
     Args:
         cancel: set by the first signal.
-        last: nothing comes after the block but the end of the process, so once a signal
-            was received the handlers stay: a late one must not spoil the exit code.
+        last: nothing comes after the block but the summary and the end of the process, so
+            the handlers stay, and to the very end a late signal changes nothing: what the
+            run came to is what the exit code says. A second one still ends it.
     """
 
     def __init__(self, cancel: CancelToken, *, last: bool = False) -> None:
@@ -62,7 +64,8 @@ class StopSignals:
     def __exit__(self, *_: object) -> None:
         if self._thread is None or self._pipe is None:
             return
-        if self._last and self.received is not None:
+        if self._last:
+            atexit.register(_deafen)
             return
         signal.set_wakeup_fd(self._wakeup_before)
         for number, handler in self._before.items():
@@ -93,3 +96,9 @@ class StopSignals:
 
 def _heard_elsewhere(number: int, frame: FrameType | None) -> None:
     """Its being set is what makes Python write to the wake-up descriptor."""
+
+
+def _deafen() -> None:
+    """Python gives every handler back to the system while it shuts down, but leaves this one."""
+    for number in _WATCHED:
+        signal.signal(number, signal.SIG_IGN)

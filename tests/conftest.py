@@ -7,7 +7,8 @@ A suite that counts something takes the ``evidence`` fixture and says what it fo
 and the run ends with ``evidence: kill points: 144, unequal: 0``.
 """
 
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -29,6 +30,19 @@ def evidence(pytestconfig: pytest.Config) -> Evidence:
         lines[name] = figures
 
     return collect
+
+
+@pytest.fixture(autouse=True)
+def signals_given_back() -> Iterator[None]:
+    """A command that runs inside the tests' process keeps its handlers until the end of it."""
+    watched = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in watched}
+    wakeup = signal.set_wakeup_fd(-1)
+    signal.set_wakeup_fd(wakeup)
+    yield
+    signal.set_wakeup_fd(wakeup)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.hookimpl(optionalhook=True)

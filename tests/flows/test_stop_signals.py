@@ -1,0 +1,92 @@
+"""Signals at any moment of a process's life; each in a process of its own."""
+
+import subprocess
+import sys
+
+import pytest
+
+HEAD = """
+import os, signal, sys
+from flows.stop_signals import StopSignals
+from sealift.cancel import CancelToken
+
+cancel = CancelToken()
+signals = StopSignals(cancel, last=True)
+
+def hit(number=signal.SIGTERM):
+    os.kill(os.getpid(), number)
+
+def wait_until_heard():
+    for _ in range(500):
+        if signals.received:
+            return
+        signal.sigtimedwait([], 0.01)
+"""
+
+
+def run(body: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", HEAD + body], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])
+def test_a_signal_after_the_last_block_changes_no_exit_code(name: str) -> None:
+    ended = run(f"""
+with signals:
+    pass
+hit(signal.{name})
+wait_until_heard()
+print("summary")
+sys.exit(7)
+""")
+    assert (ended.returncode, ended.stdout) == (7, "summary\n"), ended.stderr
+
+
+def test_a_signal_while_python_shuts_down_changes_no_exit_code() -> None:
+    ended = run("""
+class Late:
+    def __del__(self):
+        os.write(1, b"late")
+        self.kill(self.pid, self.number)
+
+late = Late()
+late.kill, late.pid, late.number = os.kill, os.getpid(), signal.SIGTERM
+with signals:
+    pass
+sys.exit(7)
+""")
+    assert (ended.returncode, ended.stdout) == (7, "late"), ended.stderr
+
+
+def test_a_signal_inside_is_heard_and_raises_nothing() -> None:
+    ended = run("""
+with signals:
+    hit()
+    wait_until_heard()
+    assert cancel.cancelled
+print(signals.received.name)
+""")
+    assert (ended.returncode, ended.stdout) == (0, "SIGTERM\n"), ended.stderr
+
+
+def test_the_second_signal_ends_the_process_even_after_the_last_block() -> None:
+    ended = run("""
+with signals:
+    hit()
+    wait_until_heard()
+hit()
+signal.pause()
+""")
+    assert ended.returncode == 130
+    assert "stopped hard" in ended.stderr
+
+
+def test_a_block_that_is_not_the_last_gives_the_handlers_back() -> None:
+    ended = run("""
+with StopSignals(cancel):
+    pass
+hit()
+signal.pause()
+""")
+    assert ended.returncode == -15

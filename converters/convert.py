@@ -8,7 +8,6 @@ from pathlib import Path
 from uuid import uuid4
 
 from converters import qemu_img
-from converters.display import printable
 from converters.formats import SECTOR_BYTES, Container
 from converters.image import Image, absolute
 from converters.partial import partial_file
@@ -17,6 +16,7 @@ from converters.untrusted import ImageFacts
 from converters.vhd import fixed_footer
 from sealift.cancel import CancelToken
 from sealift.clock import Clock, SystemClock
+from sealift.display import printable
 from sealift.errors import ImageError, IntegrityError, UsageError
 from sealift.units import GiB, MiB, round_up
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from converters.display import printable
+from sealift.display import printable
 from sealift.errors import UsageError
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from converters.display import printable
+from sealift.display import printable
 from sealift.errors import LocalStateError, LockedError, OutOfSpaceError, UsageError
 
 SUFFIX = ".partial"

@@ -7,7 +7,7 @@ way to refer to another file.
 import json
 from typing import NoReturn
 
-from converters.display import printable
+from sealift.display import printable
 from sealift.errors import ToolError
 
 _LARGEST = 2**63 - 1

@@ -3,9 +3,9 @@
 import signal
 from collections.abc import Sequence
 
-from converters.display import printable
 from converters.image import Image
 from converters.process import Finished
+from sealift.display import printable
 from sealift.errors import ImageError, OutOfSpaceError, SealiftError, ToolError
 
 # What the C library says for ENOSPC, EDQUOT.

@@ -26,13 +26,13 @@ from pathlib import Path
 
 from converters import qemu_img
 from converters.bounded import Read
-from converters.display import printable
 from converters.facts import ImageInfo
 from converters.headers import Header, Reference, ReferenceKind, read_header
 from converters.image import Image, ImageFormat, absolute
 from converters.magic import Claims, claims
 from converters.process import Limits
 from sealift.cancel import CancelToken
+from sealift.display import printable
 from sealift.errors import ImageError
 from sealift.units import TiB, format_size
 

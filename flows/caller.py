@@ -9,9 +9,6 @@ from sealift.cancel import CancelToken
 from sealift.migration import Migration
 from sealift.migrator import Approve
 
-Pictures = Callable[[Migration], bytes | None]
-"""A PNG of the screen of the machine that was launched, if there is one."""
-
 
 @dataclass(frozen=True, slots=True)
 class Caller:
@@ -21,14 +18,12 @@ class Caller:
         views: who sees the progress, beside Prefect.
         cancel: stops the flow; its owner watches the signals.
         approve: asks a person before the cutover; None when the flow's parameters decide.
-        picture: makes a picture of the booted machine.
         finished: receives the migration when a flow is done.
     """
 
     views: Sequence[View] = ()
     cancel: CancelToken = field(default_factory=CancelToken)
     approve: Approve | None = None
-    picture: Pictures | None = None
     finished: Callable[[Migration], None] = lambda migration: None
 
 

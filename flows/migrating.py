@@ -19,10 +19,10 @@ from flows.aside import aside
 from flows.caller import Caller, caller
 from flows.checks import failed_checks, preflight_checks
 from flows.hooks import settle
-from flows.pictures import console_picture
 from flows.session import Run, Session, session
 from flows.tasks import TaskedMigrator, disks_as_tasks
 from sealift.config import MigrationPlan
+from sealift.console import kept_screen
 from sealift.migration import Phase
 from sealift.migrator import Approve, CutoverForecast
 
@@ -145,9 +145,8 @@ def cutover(
         if rounds and run.migrator.state.phase is not Phase.CUTTING_OVER:
             run.migrator.converge()
         m = run.migrator.cutover(_approval(confirm))
-        own = caller.get()
-        picture = own.picture(m) if own and own.picture else console_picture(run.ports.cloud, m)
-        publish_evidence(m, picture)
+        screen = kept_screen(run.ports.store, m.cutover.attempt) if m.cutover else None
+        publish_evidence(m, screen)
 
     _run(plan, "cutover", slot, body)
 

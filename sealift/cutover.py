@@ -5,6 +5,7 @@ from functools import partial
 
 from sealift.blockmap import BlockMap
 from sealift.clock import Clock
+from sealift.console import keep_console
 from sealift.digest import block_digest
 from sealift.endpoints import Fenced, SnapshotRef, SourceVm
 from sealift.errors import (
@@ -159,14 +160,36 @@ class CutoverSteps:
             if health.state == "ok":
                 break
             if health.state == "failed" or self._clock.monotonic() >= deadline:
+                kept = self.keep_console()
                 raise TargetError(
                     f"target machine {instance} is not healthy: {health.detail}",
-                    next_step="see the evidence of this cutover for its console",
+                    next_step=f"see what it showed: {', '.join(kept)} in the state folder"
+                    if kept
+                    else "find out why with a launch of the same image by hand",
                     instance=instance,
                 )
             self._ports.context.cancel.check()
             self._clock.sleep(self._ports.policy.health_interval_seconds)
         self._done(Step.HEALTH)
+
+    def keep_console(self) -> tuple[str, ...]:
+        """Keep what the target machine shows; the names of what was kept.
+
+        Asked once and without patience: nothing waits for a picture while no machine
+        serves, and a console that cannot be had fails nothing.
+        """
+        c = self._cutover()
+        if c.instance_id is None:
+            return ()
+        try:
+            console = self._ports.cloud.console(c.instance_id)
+            kept = keep_console(self._ports.store, c.attempt, console)
+        except SealiftError as error:
+            self._say(Note.WARNING, f"no console of {c.instance_id}: {error.message}", ())
+            return ()
+        if kept:
+            self._say(Note.KEPT, f"kept what {c.instance_id} shows: {', '.join(kept)}", ())
+        return kept
 
     def confirm(self) -> None:
         """The source is still fenced and unwritten: the target is the machine now."""

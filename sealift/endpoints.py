@@ -274,6 +274,19 @@ class Health:
     detail: str
 
 
+@dataclass(frozen=True, slots=True)
+class MachineConsole:
+    """What a launched machine shows; whoever controls the guest controls it.
+
+    Attributes:
+        text: of its serial console, the newest part; "" when the cloud has none.
+        screen: PNG or JPEG of its screen; None when the cloud has none.
+    """
+
+    text: str = ""
+    screen: bytes | None = None
+
+
 class CloudTarget(Protocol):
     """The target's side. Everything it makes carries the migration's tags.
 
@@ -316,6 +329,9 @@ class CloudTarget(Protocol):
 
     def health(self, instance_id: str) -> Health:
         """Whether it came up."""
+
+    def console(self, instance_id: str) -> MachineConsole:
+        """What it shows now; empty where the cloud shows nothing. For people only."""
 
     def terminate(self, instance_id: str) -> None:
         """End it and wait until it is provably gone; fine when it is gone already.

@@ -195,6 +195,7 @@ class Migrator:
             self._undo_after(error)
             raise
         self._release_source()
+        self._cutover.keep_console()
         return self.state
 
     def _undo_after(self, error: SealiftError) -> None:

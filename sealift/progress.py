@@ -22,6 +22,7 @@ class Note(Enum):
     FORECAST = "forecast"
     CUTOVER = "cutover"
     UNDO = "undo"
+    KEPT = "kept"
 
 
 Facts = tuple[tuple[str, str | int | float], ...]

@@ -1,5 +1,6 @@
 """Machines of a migration: launched once per attempt, watched, ended for certain."""
 
+import base64
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,8 +14,8 @@ from connectors.aws.session import AwsClients
 from connectors.aws.snapshots import Snapshots
 from connectors.aws.spec import AwsSpec
 from connectors.aws.wait import VISIBLE_SECONDS, Waiter
-from sealift.endpoints import Health, SourceVm
-from sealift.errors import TargetError, TransientError
+from sealift.endpoints import Health, MachineConsole, SourceVm
+from sealift.errors import CredentialsError, TargetError, TransientError
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2.type_defs import (
@@ -177,6 +178,40 @@ class Instances:
         if "impaired" in (system, machine):
             return Health("failed", detail)
         return Health("ok" if system == machine == "ok" else "pending", detail)
+
+    def console(self, instance_id: str) -> MachineConsole:
+        """Serial console and screen, as far as EC2 has them.
+
+        Not every type has a screen to show (bare metal has none) or lets its newest output
+        be read (only Nitro does): a refusal of one is an empty answer, and said in the log.
+        """
+        return MachineConsole(self._console_text(instance_id), self._screen(instance_id))
+
+    def _console_text(self, instance_id: str) -> str:
+        for latest in (True, False):
+            try:
+                with aws_call("ec2:GetConsoleOutput"):
+                    answer = self.clients.ec2.get_console_output(
+                        InstanceId=instance_id, Latest=latest
+                    )
+            except CredentialsError:
+                raise
+            except TargetError as error:
+                log.info("no console output of %s: %s", instance_id, error.message)
+                continue
+            return str(answer.get("Output", ""))
+        return ""
+
+    def _screen(self, instance_id: str) -> bytes | None:
+        try:
+            with aws_call("ec2:GetConsoleScreenshot"):
+                answer = self.clients.ec2.get_console_screenshot(InstanceId=instance_id)
+            return base64.b64decode(str(answer.get("ImageData", "")), validate=True) or None
+        except CredentialsError:
+            raise
+        except (TargetError, ValueError) as error:
+            log.info("no picture of %s: %s", instance_id, error)
+            return None
 
     def terminate(self, instance_id: str) -> None:
         """End it and wait for the state ``terminated``.

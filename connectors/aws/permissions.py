@@ -31,6 +31,8 @@ ACTIONS = (
     "ec2:DescribeSnapshots",
     "ec2:DescribeSubnets",
     "ec2:DescribeVolumes",
+    "ec2:GetConsoleOutput",
+    "ec2:GetConsoleScreenshot",
     "ec2:GetEbsEncryptionByDefault",
     "ec2:RegisterImage",
     "ec2:RunInstances",

@@ -18,7 +18,15 @@ from connectors.aws.wait import Waiter
 from sealift.cancel import CancelToken
 from sealift.clock import Clock
 from sealift.disk import DiskWriter
-from sealift.endpoints import Check, Health, SnapshotRef, SnapshotState, SourceVm, VmDisk
+from sealift.endpoints import (
+    Check,
+    Health,
+    MachineConsole,
+    SnapshotRef,
+    SnapshotState,
+    SourceVm,
+    VmDisk,
+)
 from sealift.errors import PointLostError
 from sealift.ratelimit import RateLimit
 from sealift.units import GiB, round_up
@@ -144,6 +152,10 @@ class AwsTarget:
     def health(self, instance_id: str) -> Health:
         """See ``Instances.health``."""
         return self._instances.health(instance_id)
+
+    def console(self, instance_id: str) -> MachineConsole:
+        """See ``Instances.console``."""
+        return self._instances.console(instance_id)
 
     def terminate(self, instance_id: str) -> None:
         """See ``Instances.terminate``."""

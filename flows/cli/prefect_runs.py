@@ -46,7 +46,7 @@ def run_flow(
     os.environ.setdefault(_QUIET_CONSOLE, "CRITICAL")  # its log is in the run's log file
     result = _Result()
     views = output.views()
-    token = caller.set(Caller(views, cancel, approve, None, result.seen.append))
+    token = caller.set(Caller(views, cancel, approve, result.seen.append))
     try:
         with StopSignals(cancel, last=True):
             start()

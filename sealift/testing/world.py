@@ -16,6 +16,7 @@ from sealift.endpoints import (
     Fenced,
     Firmware,
     Health,
+    MachineConsole,
     PointInfo,
     SnapshotRef,
     SnapshotState,
@@ -299,6 +300,7 @@ class SimulatedCloud:
         self.writes = 0
         self.fail_launch = False
         self.next_health = "ok"
+        self.shows = MachineConsole("simulated console")
 
     def content(self, snapshot_id: str) -> bytes:
         """Bytes of a completed snapshot."""
@@ -384,6 +386,10 @@ class SimulatedCloud:
         """See ``CloudTarget.health``."""
         state = self.instances[instance_id].state
         return Health(state, f"simulated: {state}")
+
+    def console(self, instance_id: str) -> MachineConsole:
+        """See ``CloudTarget.console``."""
+        return self.shows if instance_id in self.instances else MachineConsole()
 
     def terminate(self, instance_id: str) -> None:
         """See ``CloudTarget.terminate``."""

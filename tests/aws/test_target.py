@@ -7,7 +7,7 @@ from connectors.aws.spec import VolumeType
 from connectors.aws.target import AwsTarget
 from sandbox.aws import BootReport, CheckStatus, LaunchedInstance, Rules
 from sandbox.aws.faults import FaultKind
-from sealift.endpoints import CloudTarget, Firmware, SnapshotRef
+from sealift.endpoints import CloudTarget, Firmware, MachineConsole, SnapshotRef
 from sealift.errors import QuotaError, TargetError, TransientError
 from sealift.units import GiB
 
@@ -191,6 +191,19 @@ def test_health_is_both_status_checks(
     assert booted[0].boot_mode == "legacy-bios"
 
 
+def test_the_console_is_text_and_screen_as_far_as_there_is_one(
+    open_account: OpenAccount,
+) -> None:
+    account = open_account()
+    target = account.target()
+    image_id = target.publish(1, vm(), snapshots(account, target))
+    instance_id = target.launch(1, 1, image_id, vm())
+    assert target.console(instance_id) == MachineConsole("", None)
+    shown = BootReport(CheckStatus.IMPAIRED, b"Kernel panic", b"\xff\xd8\xff")
+    account.box.launches.attach(instance_id, shown)
+    assert target.console(instance_id) == MachineConsole("Kernel panic", b"\xff\xd8\xff")
+
+
 def test_health_waits_and_knows_machines_that_ended(open_account: OpenAccount) -> None:
     account = open_account(Rules(status_check_seconds=60))
     target = account.target()
@@ -337,7 +350,9 @@ def test_no_other_action_than_those_of_the_policy_is_called(account: Account) ->
     account.box.requests.clear()
     target.preflight(vm())
     image_id = target.publish(1, vm(), snapshots(account, target))
-    target.terminate(target.launch(1, 1, image_id, vm()))
+    instance_id = target.launch(1, 1, image_id, vm())
+    target.console(instance_id)
+    target.terminate(instance_id)
     target.sweep(frozenset())
     called = {record.operation for record in account.box.requests.select()}
     assert len(called) > 15

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from converters.display import printable
 from converters.facts import parse_check, parse_info, parse_map, parse_measure
 from converters.image import ImageFormat
 from converters.process import Finished
 from converters.strict_json import load
 from converters.tool_errors import refusal
+from sealift.display import printable
 from sealift.errors import OutOfSpaceError, ToolError
 
 INFO: dict[str, object] = {

@@ -9,13 +9,10 @@ from PIL import Image
 
 from flows.artifacts import _cell, progress_text
 from flows.board import Board
-from flows.pictures import console_picture
 from flows.thumbnails import MAX_BYTES, data_uri, thumbnail
-from sealift.errors import ImageError, TargetError
-from sealift.migration import Cutover, Migration
+from sealift.errors import ImageError
 from sealift.progress import DiskProgress, Note, Noted
 from sealift.testing.clock import VirtualClock
-from sealift.testing.world import SimulatedCloud
 from sealift.units import GiB
 
 
@@ -92,24 +89,3 @@ def test_progress_in_words() -> None:
     board(Noted(Note.PHASE, "cutover: verify"))
     clock.sleep(3)
     assert progress_text(board.picture()) == "cutover: verify (3.0 s)"
-
-
-class _Shows(SimulatedCloud):
-    """A cloud that shows screens, or fails to."""
-
-    shot: bytes | None = b"png"
-
-    def console_screenshot(self, instance_id: str) -> bytes | None:
-        if self.shot is None:
-            raise TargetError("not supported on this instance type")
-        return self.shot
-
-
-def test_the_clouds_picture_is_asked_for_where_there_is_one() -> None:
-    m = Migration("x", "u", "vm", cutover=Cutover(1, instance_id="i-1"))
-    cloud = _Shows(block=4096, volume_step=4096)
-    assert console_picture(cloud, m) == b"png"
-    cloud.shot = None
-    assert console_picture(cloud, m) is None
-    assert console_picture(cloud, Migration("x", "u", "vm")) is None
-    assert console_picture(SimulatedCloud(block=4096, volume_step=4096), m) is None

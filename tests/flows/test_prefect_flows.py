@@ -14,6 +14,7 @@ from PIL import Image
 
 from flows.caller import Caller, caller
 from sealift.config import MigrationPlan
+from sealift.endpoints import MachineConsole
 from sealift.errors import LockedError, TargetError, UsageError
 from sealift.ledger import load_migration
 from sealift.migration import Migration, Phase
@@ -107,7 +108,8 @@ def test_the_picture_of_the_machine_is_in_the_page_and_small(
     from flows import migrating
 
     seen: list[Migration] = []
-    bring(Caller(picture=lambda m: screen(), finished=seen.append))
+    bring(Caller(finished=seen.append))
+    world.cloud.shows = MachineConsole("login:", screen())
     migrating.cutover(world.plan)
     (uri,) = re.findall(
         r"\(data:image/png;base64,([^)]+)\)", artifacts("sealift-web-01-evidence")[-1].data

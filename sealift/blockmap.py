@@ -16,6 +16,7 @@ _PAGE_BLOCKS = 4096
 _MAGIC = b"SLBM\x01\n"
 _HEADER = struct.Struct("<6sQIB32s")  # magic, blocks, block size, absent is zero, SHA-256 of rest
 _PAGE_HEADER = struct.Struct("<Q")
+_DIGEST = struct.Struct(f"{DIGEST_BYTES}s")
 
 
 class BlockMap:
@@ -57,8 +58,11 @@ class BlockMap:
     def __setitem__(self, index: int, digest: bytes) -> None:
         if not 0 <= index < self.blocks or len(digest) != DIGEST_BYTES:
             raise ValueError(f"block {index} of {self.blocks}, digest of {len(digest)} bytes")
-        page = self._pages.setdefault(index // _PAGE_BLOCKS, bytearray(_PAGE_BLOCKS * DIGEST_BYTES))
-        at = index % _PAGE_BLOCKS * DIGEST_BYTES
+        number, slot = divmod(index, _PAGE_BLOCKS)
+        page = self._pages.get(number)
+        if page is None:
+            page = self._pages[number] = bytearray(_PAGE_BLOCKS * DIGEST_BYTES)
+        at = slot * DIGEST_BYTES
         self.known += page[at : at + DIGEST_BYTES] == self._ABSENT
         page[at : at + DIGEST_BYTES] = digest
 
@@ -71,9 +75,7 @@ class BlockMap:
     def items(self) -> Iterator[tuple[int, bytes]]:
         """(index, digest) of the known blocks, ascending."""
         for number in sorted(self._pages):
-            page = self._pages[number]
-            for slot in range(_PAGE_BLOCKS):
-                digest = bytes(page[slot * DIGEST_BYTES : (slot + 1) * DIGEST_BYTES])
+            for slot, (digest,) in enumerate(_DIGEST.iter_unpack(self._pages[number])):
                 if digest != self._ABSENT:
                     yield number * _PAGE_BLOCKS + slot, digest
 

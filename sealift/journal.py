@@ -17,6 +17,8 @@ from sealift.store import StateStore
 _BLOCK = struct.Struct(f"<Q{DIGEST_BYTES}s")
 _INDEX = struct.Struct("<Q")
 _WRITTEN, _SETTLED = b"W", b"S"
+_RECORD_BLOCKS = 16 * 1024
+"""Most blocks in one record: 656 KiB, below the longest that a log reads back."""
 _SYNC_INTERVAL_SECONDS = 1.0
 """How much work a power cut may cost; a kill costs nothing, its records are in the kernel."""
 
@@ -34,6 +36,8 @@ class JournalKey:
 class SyncJournal:
     """Durable blocks of one sync with their digests. Thread-safe.
 
+    Memory: the block map, and one bit for each block of the disk.
+
     Args:
         store: where the log lives.
         name: of the log.
@@ -46,7 +50,7 @@ class SyncJournal:
         self._lock = threading.Lock()
         self._synced_at = clock.monotonic()
         self.blocks = BlockMap(-(-key.size // key.block_size), key.block_size)
-        self._settled = bytearray(self.blocks.blocks)
+        self._settled = bytearray(-(-self.blocks.blocks // 8))
         self._log = store.log(name)
         if not self._load(key):
             self._log.close()
@@ -67,34 +71,48 @@ class SyncJournal:
                     self.blocks[index] = digest
             else:
                 for (index,) in _INDEX.iter_unpack(record[1:]):
-                    self._settled[index] = 1
+                    self._mark_settled(index)
         return True
 
     def record(self, blocks: list[tuple[int, bytes]]) -> None:
         """Remember blocks that are durable on the target."""
-        payload = _WRITTEN + b"".join(_BLOCK.pack(index, digest) for index, digest in blocks)
-        with self._lock:
-            self._append(payload)
-            for index, digest in blocks:
-                self.blocks[index] = digest
+        for at in range(0, len(blocks), _RECORD_BLOCKS):
+            part = blocks[at : at + _RECORD_BLOCKS]
+            payload = _WRITTEN + b"".join([_BLOCK.pack(*block) for block in part])
+            with self._lock:
+                self._log.append(payload)
+                for index, digest in part:
+                    self.blocks[index] = digest
+        self._sync_sometimes()
 
-    def settle(self, index: int) -> None:
-        """Remember a block that was read and needs no write."""
-        with self._lock:
-            self._append(_SETTLED + _INDEX.pack(index))
-            self._settled[index] = 1
+    def settle(self, indexes: list[int]) -> None:
+        """Remember blocks that were read and need no write."""
+        for at in range(0, len(indexes), _RECORD_BLOCKS):
+            part = indexes[at : at + _RECORD_BLOCKS]
+            payload = _SETTLED + b"".join([_INDEX.pack(index) for index in part])
+            with self._lock:
+                self._log.append(payload)
+                for index in part:
+                    self._mark_settled(index)
+        self._sync_sometimes()
 
-    def _append(self, payload: bytes) -> None:
-        self._log.append(payload)
-        now = self._clock.monotonic()
-        if now - self._synced_at >= _SYNC_INTERVAL_SECONDS:
-            self._log.sync()
+    def _mark_settled(self, index: int) -> None:
+        self._settled[index >> 3] |= 1 << (index & 7)
+
+    def _sync_sometimes(self) -> None:
+        """Outside of the lock: nobody else waits for the disk, what is appended is appended."""
+        with self._lock:
+            now = self._clock.monotonic()
+            if now - self._synced_at < _SYNC_INTERVAL_SECONDS:
+                return
             self._synced_at = now
+        self._log.sync()
 
     def done(self, index: int) -> bool:
         """Whether nothing is left to do for the block."""
         with self._lock:
-            return bool(self._settled[index]) or index in self.blocks
+            settled = self._settled[index >> 3] >> (index & 7) & 1
+            return bool(settled) or index in self.blocks
 
     def close(self) -> None:
         """Free the log; it stays for the next process."""

@@ -46,40 +46,49 @@ class Closed(Exception):
 
 
 class BoundedQueue(Generic[T]):
-    """A closable FIFO of at most ``limit`` items."""
+    """A closable FIFO of at most ``limit`` items.
+
+    An item wakes one waiting taker and a free place one waiting putter, not all of them:
+    dozens of workers that wake for nothing would spend their time on the interpreter's lock.
+    """
 
     def __init__(self, limit: int) -> None:
         self._items: deque[T] = deque()
         self._limit = limit
         self._closed = False
-        self._condition = threading.Condition()
+        self._lock = threading.Lock()
+        self._filled = threading.Condition(self._lock)
+        self._freed = threading.Condition(self._lock)
 
     def put(self, item: T) -> None:
         """Append, waiting for room; ``Closed`` once the queue is closed."""
-        with self._condition:
-            self._condition.wait_for(lambda: self._closed or len(self._items) < self._limit)
+        with self._lock:
+            while not self._closed and len(self._items) >= self._limit:
+                self._freed.wait()
             if self._closed:
                 raise Closed
             self._items.append(item)
-            self._condition.notify_all()
+            self._filled.notify()
 
     def get(self) -> T:
         """Take the oldest, waiting for one; ``Closed`` once closed and drained."""
-        with self._condition:
-            self._condition.wait_for(lambda: self._closed or bool(self._items))
+        with self._lock:
+            while not self._closed and not self._items:
+                self._filled.wait()
             if not self._items:
                 raise Closed
             item = self._items.popleft()
-            self._condition.notify_all()
+            self._freed.notify()
             return item
 
     def close(self, *, drop: bool = False) -> None:
         """No more items; with ``drop`` what waits is thrown away. Idempotent."""
-        with self._condition:
+        with self._lock:
             self._closed = True
             if drop:
                 self._items.clear()
-            self._condition.notify_all()
+            self._filled.notify_all()
+            self._freed.notify_all()
 
 
 class ThreadExecutor:

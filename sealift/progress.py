@@ -78,7 +78,9 @@ class DiskMeter:
     _REPORT_SECONDS = 0.1
 
     def __init__(self, start: DiskProgress, sink: Sink, clock: Clock) -> None:
-        self._now = start
+        self._start = start
+        self._total, self._done, self._resumed = start.total, start.done, start.resumed
+        self._read, self._sent, self._unchanged = start.read, start.sent, start.unchanged
         self._sink = sink
         self._clock = clock
         self._lock = threading.Lock()
@@ -88,7 +90,8 @@ class DiskMeter:
     @property
     def progress(self) -> DiskProgress:
         """The counts now."""
-        return self._now
+        with self._lock:
+            return self._counts()
 
     def add(
         self,
@@ -102,29 +105,37 @@ class DiskMeter:
     ) -> None:
         """Add bytes to the counts."""
         with self._lock:
-            p = self._now
-            self._now = replace(
-                p,
-                total=p.total + total,
-                done=p.done + done,
-                resumed=p.resumed + resumed,
-                read=p.read + read,
-                sent=p.sent + sent,
-                unchanged=p.unchanged + unchanged,
-            )
+            self._total += total
+            self._done += done
+            self._resumed += resumed
+            self._read += read
+            self._sent += sent
+            self._unchanged += unchanged
             now = self._clock.monotonic()
             if now - self._reported < self._REPORT_SECONDS:
                 return
             self._reported = now
-            current = self._now
+            current = self._counts()
         self._sink(current)
 
     def finish(self) -> DiskProgress:
         """Report the last counts; what was expected and not needed no longer counts."""
         with self._lock:
-            self._now = replace(self._now, total=self._now.done, finished=True)
-        self._sink(self._now)
-        return self._now
+            self._total = self._done
+            current = replace(self._counts(), finished=True)
+        self._sink(current)
+        return current
+
+    def _counts(self) -> DiskProgress:
+        return replace(
+            self._start,
+            total=self._total,
+            done=self._done,
+            resumed=self._resumed,
+            read=self._read,
+            sent=self._sent,
+            unchanged=self._unchanged,
+        )
 
 
 class RateMeter:

@@ -198,25 +198,31 @@ class _Sync:
         """
         block = self._caps.block_size
         digests = self._block_digests(op, data) if self._digests else []
+        held = self._held(op, data, digests)
         start = 0
-        for at in range(0, len(data), block):
-            end = min(at + block, len(data))
-            if self._holds(op.start + at, data[at:end], digests[at // block :][:1]):
-                self._write(op, data, start, at, digests)
-                self._settle(op, at, end)
-                start = end
+        for at in held:
+            self._write(op, data, start, at, digests)
+            start = min(at + block, len(data))
         self._write(op, data, start, len(data), digests)
+        if held:
+            self._settle(op, held)
 
-    def _holds(self, offset: int, part: memoryview, digest: list[bytes]) -> bool:
-        """Whether the target reads as ``part`` there when nobody writes."""
+    def _held(self, op: Op, data: memoryview, digests: list[bytes]) -> list[int]:
+        """Where in ``data`` the blocks are that the target reads as when nobody writes."""
+        block = self._caps.block_size
         if self._caps.unwritten is Unwritten.ZERO:
-            return is_zero(part)
-        return self._base is not None and self._base[offset // self._caps.block_size] == digest[0]
+            starts = range(0, len(data), block)
+            return [at for at in starts if not data[at] and is_zero(data[at : at + block])]
+        if self._base is None:
+            return []
+        first, base = op.start // block, self._base
+        return [n * block for n, digest in enumerate(digests) if base[first + n] == digest]
 
-    def _settle(self, op: Op, at: int, end: int) -> None:
+    def _settle(self, op: Op, held: list[int]) -> None:
+        block = self._caps.block_size
         if self._journal is not None:
-            self._journal.settle((op.start + at) // self._caps.block_size)
-        length = self._clipped(op, at, end)
+            self._journal.settle([(op.start + at) // block for at in held])
+        length = sum(self._clipped(op, at, at + block) for at in held)
         self._meter.add(done=length, unchanged=length)
 
     def _write(self, op: Op, data: memoryview, start: int, end: int, digests: list[bytes]) -> None:
@@ -239,7 +245,7 @@ class _Sync:
         parts = [data[at : at + block] for at in range(0, len(data), block)]
         if op.action is Action.ZERO:
             return [zero_digest(len(part)) for part in parts]
-        return [block_digest(part) for part in parts]
+        return [zero_digest(len(p)) if is_zero(p) else block_digest(p) for p in parts]
 
     def _finished(self, offset: int, length: int, digests: list[bytes] | None) -> None:
         """Book a durable range; for writers that need a flush, book it after the next one."""
@@ -255,27 +261,31 @@ class _Sync:
             end = offset + self._padded(Op(Action.ZERO, offset, length))
             digests = [zero_digest(min(block, end - at)) for at in starts]
         booked = [(at // block, digest) for at, digest in zip(starts, digests, strict=True)]
+        if self._journal is not None and self._caps.durable_writes:
+            self._journal.record(booked)
+            return
         with self._booking:
             if self._journal is None:
                 for index, digest in booked:
                     self._written[index] = digest
-            elif self._caps.durable_writes:
-                self._journal.record(booked)
-            else:
-                self._unflushed.extend(booked)
-                self._unflushed_bytes += length
-                if self._unflushed_bytes >= FLUSH_INTERVAL_BYTES:
-                    self._checkpoint()
+                return
+            self._unflushed.extend(booked)
+            self._unflushed_bytes += length
+            full = self._unflushed_bytes >= FLUSH_INTERVAL_BYTES
+        if full:
+            self._checkpoint()
 
     def _checkpoint(self) -> None:
         """Flush, and only then book what was written before the flush.
 
         Without a write since the last flush there is nothing to do; a target that an
-        earlier run committed already would refuse it.
+        earlier run committed already would refuse it. The others go on writing meanwhile:
+        what they finish is booked after the next flush.
         """
-        due, self._written_since_flush = self._written_since_flush, False
+        with self._booking:
+            due, self._written_since_flush = self._written_since_flush, False
+            written, self._unflushed, self._unflushed_bytes = self._unflushed, [], 0
         if due and not self._caps.durable_writes:
             self._retrier.call(self._writer.flush)
-        if self._journal is not None and self._unflushed:
-            self._journal.record(self._unflushed)
-        self._unflushed, self._unflushed_bytes = [], 0
+        if self._journal is not None and written:
+            self._journal.record(written)

@@ -77,7 +77,7 @@ def ports_over(
         clock=around.clock,
         cancel=around.cancel,
         retry=RetryPolicy(patience_seconds=min(plan.limits.patience, around.patience_seconds)),
-        bandwidth=_bandwidth(plan, around.clock),
+        bandwidth=_bandwidth(plan, around),
         sink=around.sink,
     )
     return Ports(
@@ -90,9 +90,11 @@ def ports_over(
     )
 
 
-def _bandwidth(plan: MigrationPlan, clock: Clock) -> RateLimit:
+def _bandwidth(plan: MigrationPlan, around: Around) -> RateLimit:
     rate = plan.limits.bandwidth
-    return TokenBucket(rate, min(rate, _BURST_BYTES), clock) if rate else Unlimited()
+    if not rate:
+        return Unlimited()
+    return TokenBucket(rate, min(rate, _BURST_BYTES), around.clock, around.cancel)
 
 
 def hypervisor_of(plan: MigrationPlan, state: Path, around: Around) -> Hypervisor:
@@ -181,7 +183,8 @@ def _shared(plan: MigrationPlan, around: Around, rate: float) -> SharedTokenBuck
     directory = state_home(around.environ) / ".limits"
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     burst = max(1.0, rate * _BURST_SECONDS)
-    return SharedTokenBucket(directory / f"aws-put-{name}", rate, burst, around.clock)
+    path = directory / f"aws-put-{name}"
+    return SharedTokenBucket(path, rate, burst, around.clock, around.cancel)
 
 
 class LazyLimit:

@@ -2,7 +2,10 @@
 
 import threading
 
+from sealift.clock import Clock
 from sealift.errors import StoppedError
+
+_SLEEP_STEP_SECONDS = 0.5
 
 
 class CancelToken:
@@ -29,3 +32,15 @@ class CancelToken:
             raise StoppedError(
                 f"stopped: {self._reason}", next_step="run the same command again to go on"
             )
+
+    def sleep(self, clock: Clock, seconds: float) -> None:
+        """Sleep on ``clock``, but no longer than half a second after a stop was asked for.
+
+        Raises:
+            StoppedError: a stop was asked for before the time was over.
+        """
+        while seconds > 0:
+            self.check()
+            step = min(seconds, _SLEEP_STEP_SECONDS)
+            clock.sleep(step)
+            seconds -= step

@@ -168,8 +168,8 @@ class CutoverSteps:
                     else "find out why with a launch of the same image by hand",
                     instance=instance,
                 )
-            self._ports.context.cancel.check()
-            self._clock.sleep(self._ports.policy.health_interval_seconds)
+            cancel = self._ports.context.cancel
+            cancel.sleep(self._clock, self._ports.policy.health_interval_seconds)
         self._done(Step.HEALTH)
 
     def keep_console(self) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from fcntl import LOCK_EX, LOCK_UN, flock
 from pathlib import Path
 from typing import Protocol
 
+from sealift.cancel import CancelToken
 from sealift.clock import Clock
 
 
@@ -18,7 +19,11 @@ class RateLimit(Protocol):
     """Something that makes its callers wait so that a rate is kept."""
 
     def acquire(self, amount: int) -> None:
-        """Return when ``amount`` units may be spent."""
+        """Return when ``amount`` units may be spent.
+
+        Raises:
+            StoppedError: a stop was asked for while waiting; the units count as spent.
+        """
 
 
 class Unlimited:
@@ -35,14 +40,18 @@ class TokenBucket:
         rate: units per second, above 0.
         burst: units that may be spent at once after idling; at least one.
         clock: where waits happen.
+        cancel: ends a wait.
     """
 
-    def __init__(self, rate: float, burst: float, clock: Clock) -> None:
+    def __init__(
+        self, rate: float, burst: float, clock: Clock, cancel: CancelToken | None = None
+    ) -> None:
         if rate <= 0 or burst < 1:
             raise ValueError("rate must be above 0 and burst at least 1")
         self._rate = rate
         self._burst = burst
         self._clock = clock
+        self._cancel = cancel or CancelToken()
         self._lock = threading.Lock()
         self._level = burst
         self._at = clock.monotonic()
@@ -55,8 +64,7 @@ class TokenBucket:
             self._at = now
             self._level -= amount
             wait = -self._level / self._rate
-        if wait > 0:
-            self._clock.sleep(wait)
+        self._cancel.sleep(self._clock, wait)
 
 
 _DUE = struct.Struct("<d")
@@ -75,17 +83,26 @@ class SharedTokenBucket:
         rate: units per second, above 0.
         burst: units that may be spent at once after idling.
         clock: where waits happen; the system's in real use.
+        cancel: ends a wait.
     """
 
     _LEASES_PER_SECOND = 20
     _LONGEST_DEBT_SECONDS = 600.0
 
-    def __init__(self, path: Path, rate: float, burst: float, clock: Clock) -> None:
+    def __init__(
+        self,
+        path: Path,
+        rate: float,
+        burst: float,
+        clock: Clock,
+        cancel: CancelToken | None = None,
+    ) -> None:
         if rate <= 0 or burst < 1:
             raise ValueError("rate must be above 0 and burst at least 1")
         self._rate = rate
         self._burst_seconds = burst / rate
         self._clock = clock
+        self._cancel = cancel or CancelToken()
         self._lock = threading.Lock()
         self._leased = 0
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -100,8 +117,7 @@ class SharedTokenBucket:
                 wait = self._grant(lease)
                 self._leased += lease
             self._leased -= amount
-        if wait > 0:
-            self._clock.sleep(wait)
+        self._cancel.sleep(self._clock, wait)
 
     def _grant(self, amount: int) -> float:
         """Book ``amount`` for this process; the seconds until it is due."""

@@ -13,8 +13,6 @@ from sealift.errors import SealiftError, ThrottledError
 
 T = TypeVar("T")
 
-_SLEEP_STEP_SECONDS = 0.5  # how long a stop may have to wait for a sleeping retry
-
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
@@ -108,11 +106,7 @@ class Retrier:
         return wait
 
     def _sleep(self, seconds: float) -> None:
-        while seconds > 0:
-            self.cancel.check()
-            step = min(seconds, _SLEEP_STEP_SECONDS)
-            self.clock.sleep(step)
-            seconds -= step
+        self.cancel.sleep(self.clock, seconds)
 
 
 def _is_retryable(error: BaseException) -> bool:

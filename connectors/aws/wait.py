@@ -51,5 +51,5 @@ class Waiter:
                     f"{what} took longer than {timeout_seconds:.0f} seconds",
                     next_step="run the same command again to go on waiting",
                 )
-            self.clock.sleep(min(pause, left))
+            self.cancel.sleep(self.clock, min(pause, left))
             pause = min(pause * 2, _LONGEST_SECONDS)

@@ -109,6 +109,35 @@ def test_a_shared_rate_of_another_boot_counts_as_nothing(tmp_path: Path) -> None
     assert clock.monotonic() < 1
 
 
+class StoppedAtTwo(VirtualClock):
+    """Time in which somebody asks to stop after two seconds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cancel = CancelToken()
+
+    def sleep(self, seconds: float) -> None:
+        super().sleep(seconds)
+        if self.monotonic() >= 2:
+            self.cancel.cancel("test")
+
+
+def test_a_stop_ends_the_wait_for_bandwidth() -> None:
+    clock = StoppedAtTwo()
+    with pytest.raises(StoppedError):
+        TokenBucket(1, 1, clock, clock.cancel).acquire(500)
+    assert clock.monotonic() < 3
+
+
+def test_a_stop_ends_the_wait_for_a_shared_rate(tmp_path: Path) -> None:
+    clock = StoppedAtTwo()
+    bucket = SharedTokenBucket(tmp_path / "puts", 1, 1, clock, clock.cancel)
+    with pytest.raises(StoppedError):
+        bucket.acquire(500)
+    assert clock.monotonic() < 3
+    bucket.close()
+
+
 def test_bad_rates_are_refused() -> None:
     with pytest.raises(ValueError, match="rate"):
         TokenBucket(0, 1, VirtualClock())

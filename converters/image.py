@@ -87,9 +87,9 @@ class Image:
         """
         return cls(absolute(path), image_format)
 
-    def locator(self) -> str:
+    def locator(self, *, writable: bool = False) -> str:
         """What to give to a QEMU tool in place of a file name."""
-        return "json:" + json.dumps({**self._node(), "read-only": True}, ensure_ascii=False)
+        return "json:" + json.dumps({**self._node(), "read-only": not writable}, ensure_ascii=False)
 
     def _node(self) -> dict[str, object]:
         node: dict[str, object] = {

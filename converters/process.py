@@ -15,7 +15,6 @@ forked interpreter: a migration's address space is larger than the tool may have
 interpreter under a limit that it already exceeds cannot even report that.
 """
 
-import ctypes
 import math
 import os
 import resource
@@ -30,21 +29,16 @@ from typing import IO, cast
 
 import sh
 
+from converters.child_rules import die_with, plain_environment
 from sealift.cancel import CancelToken
 from sealift.errors import ToolError
 from sealift.units import MiB, format_size
 
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _TICK_SECONDS = 0.05
 _STDERR_BYTES = 64 * 1024
 _CHUNK_BYTES = 64 * 1024
 _LIVE_BYTES = 16  # sh holds back less than this; its "unbuffered" reads single bytes
 _LINES = 1  # sh's word for line by line
-
-# Looked up before any fork: between fork and exec nothing may import, log or lock.
-_prctl = ctypes.CDLL(None, use_errno=True).prctl
-_prctl.argtypes = [ctypes.c_int] + [ctypes.c_ulong] * 4
-_prctl.restype = ctypes.c_int
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,25 +142,6 @@ def _within(kind: int, value: int) -> int:
     return value if hard == resource.RLIM_INFINITY else min(value, hard)
 
 
-def _environment() -> dict[str, str]:
-    """Only what the tool needs: a hostile image then has no credentials to look for."""
-    kept = {name: os.environ[name] for name in ("PATH", "TMPDIR", "HOME") if name in os.environ}
-    # One arena: each further one reserves 64 MiB of the address space limit per thread.
-    return {**kept, "LC_ALL": "C", "MALLOC_ARENA_MAX": "1"}
-
-
-def _die_with(parent_pid: int) -> Callable[[], None]:
-    """For the child, between fork and exec: two system calls, no lock, no import."""
-
-    def prepare() -> None:
-        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        # The parent may have died before the request was in force.
-        if os.getppid() != parent_pid:
-            os._exit(255)
-
-    return prepare
-
-
 class _Child:
     """One run: the first of end, cancel, timeout, overflow and callback error decides."""
 
@@ -224,8 +199,9 @@ class _Child:
                 _err_bufsize=_LINES,
                 _tty_out=False,
                 _new_group=True,
-                _env=_environment(),
-                _preexec_fn=_die_with(os.getpid()),
+                # One arena: each further one reserves 64 MiB of the address space per thread.
+                _env=plain_environment(MALLOC_ARENA_MAX="1"),
+                _preexec_fn=die_with(os.getpid()),
             )
         return command.process
 

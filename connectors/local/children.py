@@ -1,23 +1,17 @@
 """A long-lived child process that cannot outlive us."""
 
-import ctypes
 import os
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 
+from converters.child_rules import die_with, plain_environment
 from sealift.errors import ToolError
 
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _KEPT_WORDS_BYTES = 4096
 _KILL_SECONDS = 30.0  # for the kernel to reap after SIGKILL; longer means a hung disk
-
-# Looked up before any fork: between fork and exec nothing may import, log or lock.
-_prctl = ctypes.CDLL(None, use_errno=True).prctl
-_prctl.argtypes = [ctypes.c_int] + [ctypes.c_ulong] * 4
-_prctl.restype = ctypes.c_int
 
 
 class Child:
@@ -101,8 +95,8 @@ class Child:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 process_group=0,
-                env=_environment(),
-                preexec_fn=_die_with(os.getpid()),  # noqa: PLW1509, RUF100 - two system calls
+                env=plain_environment(),
+                preexec_fn=die_with(os.getpid()),  # noqa: PLW1509, RUF100 - two system calls
             )
         except OSError as error:
             self._failure = error
@@ -127,20 +121,3 @@ class Child:
         if self._process is not None and self.running:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, number)
-
-
-def _die_with(parent: int) -> Callable[[], None]:
-    """For the child, between fork and exec: two system calls, no lock, no import."""
-
-    def prepare() -> None:
-        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:  # we died before the request was in force
-            os._exit(255)
-
-    return prepare
-
-
-def _environment() -> dict[str, str]:
-    """Only what the tool needs: a hostile image then finds no credentials."""
-    kept = {name: os.environ[name] for name in ("PATH", "TMPDIR", "HOME") if name in os.environ}
-    return {**kept, "LC_ALL": "C"}

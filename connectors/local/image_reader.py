@@ -4,11 +4,11 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-from connectors.local.formats import ImageFormat
 from connectors.local.identity import FileIdentity
-from connectors.local.qemu_nbd import ImageNode, QemuNbdServer
+from connectors.local.qemu_nbd import QemuNbdServer
 from connectors.local.raw_reader import RawFileReader
 from connectors.nbd import NbdReader
+from converters.image import Image, ImageFormat, absolute
 from sealift.cancel import CancelToken
 from sealift.clock import Clock
 from sealift.disk import DiskReader
@@ -32,9 +32,18 @@ def open_image_reader(
     deadline_seconds: float = 60.0,
     clock: Clock | None = None,
     cancel: CancelToken | None = None,
-    allow_references: bool = False,
+    backing: Image | None = None,
 ) -> DiskReader:
     """A reader of ``path``, which is read as ``image_format`` whatever it looks like.
+
+    Args:
+        path: a regular file or a block device.
+        image_format: always stated.
+        connections: requests in flight.
+        deadline_seconds: see ``NbdReader``.
+        clock: time.
+        cancel: a stop ends requests in flight.
+        backing: the base that an overlay may read from; no other file is ever opened.
 
     Raises:
         ImageError: it cannot be opened, or refers to other files.
@@ -43,7 +52,7 @@ def open_image_reader(
     if image_format is ImageFormat.RAW:
         return RawFileReader(path)
     return ImageReader(
-        ImageNode(path, image_format, allow_references),
+        Image(absolute(path), image_format, backing),
         connections=connections,
         deadline_seconds=deadline_seconds,
         clock=clock,
@@ -71,7 +80,7 @@ class ImageReader:
 
     def __init__(
         self,
-        image: ImageNode,
+        image: Image,
         *,
         connections: int = 4,
         deadline_seconds: float = 60.0,

@@ -5,12 +5,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from connectors.local.children import Child
-from connectors.local.formats import ImageFormat
 from connectors.local.image_reader import ImageReader
 from connectors.local.partial import PartialFile
-from connectors.local.qemu_nbd import ImageNode, QemuNbdServer
+from connectors.local.qemu_nbd import QemuNbdServer
 from connectors.nbd import NbdWriter
+from converters import qemu_img
+from converters.formats import Container
+from converters.image import Image, ImageFormat
 from sealift.cancel import CancelToken
 from sealift.clock import Clock
 from sealift.disk import Unwritten, WriterCaps
@@ -19,12 +20,14 @@ from sealift.units import KiB
 
 _log = logging.getLogger(__name__)
 
-_CREATE_SECONDS = 60.0
-_OPTIONS = {
-    ImageFormat.QCOW2: ["-o", "compat=1.1"],
-    ImageFormat.VHD: ["-o", "subformat=dynamic,force_size=on"],  # else the size is rounded
-    ImageFormat.VMDK: ["-o", "subformat=monolithicSparse"],
+_CONTAINERS = {
+    ImageFormat.QCOW2: Container.QCOW2,
+    ImageFormat.VMDK: Container.VMDK,
+    ImageFormat.VHDX: Container.VHDX,
+    ImageFormat.VHD: Container.VHD_DYNAMIC,
+    ImageFormat.VDI: Container.VDI,
 }
+WRITABLE = tuple(_CONTAINERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +61,11 @@ class ImageWriter:
         self._partial = partial
         self._served: _Served | None = None
         self._sealed = False
-        node = ImageNode(partial.path, image_format)
+        image = Image.at(partial.path, image_format)
         if partial.published:
-            self._caps = _published_caps(node, settings)
+            self._caps = _published_caps(image, settings)
         else:
-            self._served = _Served(node, partial.identity, settings)
+            self._served = _Served(image, partial.identity, settings)
             self._caps = self._served.nbd.caps
 
     @classmethod
@@ -76,15 +79,16 @@ class ImageWriter:
         """Begin a new image of at least ``size`` bytes that reads as zeroes.
 
         Raises:
-            UsageError: RAW; ``RawFileWriter`` does that without a server.
+            UsageError: a format that is read only, or RAW, which ``RawFileWriter`` writes
+                without a server.
             TargetError: ``path`` exists, or the image cannot be made there.
             ToolError: qemu-img or qemu-nbd is missing or failed.
         """
-        if image_format is ImageFormat.RAW:
-            raise UsageError("raw files are written by RawFileWriter")
+        if image_format not in WRITABLE:
+            raise UsageError(f"{image_format.name.lower()} images are not written through QEMU")
         partial = PartialFile.create(path)
         try:
-            _create_image(partial.path, image_format, size)
+            qemu_img.create(partial.path, _CONTAINERS[image_format], size)
             partial.sync()  # who knows the identity may rely on the image
             writer = cls(partial, image_format, settings)
         except BaseException:
@@ -178,8 +182,8 @@ class ImageWriter:
 class _Served:
     """An image open for writing."""
 
-    def __init__(self, node: ImageNode, identity: str, settings: WriterSettings) -> None:
-        self._server = QemuNbdServer(node, writable=True, clock=settings.clock)
+    def __init__(self, image: Image, identity: str, settings: WriterSettings) -> None:
+        self._server = QemuNbdServer(image, writable=True, clock=settings.clock)
         try:
             self.nbd = NbdWriter(
                 self._server.address,
@@ -206,9 +210,9 @@ class _Served:
         self._server.kill()
 
 
-def _published_caps(node: ImageNode, settings: WriterSettings) -> WriterCaps:
+def _published_caps(image: Image, settings: WriterSettings) -> WriterCaps:
     """As they were while it was written; nobody writes with them any more."""
-    reader = ImageReader(node, connections=1, clock=settings.clock)
+    reader = ImageReader(image, connections=1, clock=settings.clock)
     reader.close()
     return WriterCaps(
         size=reader.size,
@@ -218,12 +222,3 @@ def _published_caps(node: ImageNode, settings: WriterSettings) -> WriterCaps:
         native_zero=True,
         concurrency=1,
     )
-
-
-def _create_image(path: Path, image_format: ImageFormat, size: int) -> None:
-    options = _OPTIONS.get(image_format, [])
-    command = ["qemu-img", "create", "-q", "-f", image_format.value, *options]
-    child = Child([*command, "--", str(path), str(size)])
-    code = child.wait(_CREATE_SECONDS)
-    if code != 0:
-        raise ToolError(f"qemu-img cannot create {path}: {child.words or code}", program="qemu-img")

@@ -1,67 +1,20 @@
 """One image file served by a qemu-nbd of our own, on a private Unix socket."""
 
-import json
 import shutil
-import stat
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from connectors.local.children import Child
-from connectors.local.formats import ImageFormat
-from connectors.local.guard import check_self_contained
 from connectors.nbd import UnixAddress
+from converters.image import Image
+from converters.untrusted import inspect
 from sealift.clock import Clock, SystemClock
 from sealift.errors import ImageError, ToolError
 
 _POLL_SECONDS = 0.005
 _STOP_SECONDS = 60.0  # a clean close writes back metadata; on a slow disk that takes time
-_HAS_BACKING = (ImageFormat.QCOW2, ImageFormat.VMDK, ImageFormat.VDI)
-
-
-@dataclass(frozen=True, slots=True)
-class ImageNode:
-    """An image file as QEMU shall open it: nothing is probed, nothing else is opened.
-
-    Attributes:
-        path: a regular file or a block device.
-        format: its format, always explicit.
-        allow_references: the caller has checked which other files the image names, and
-            wants them opened.
-    """
-
-    path: Path
-    format: ImageFormat
-    allow_references: bool = False
-
-    def spec(self) -> str:
-        """QEMU's ``json:`` pseudo file name.
-
-        JSON, because only there ``"backing": null`` can be said, and because no character
-        of a path has a meaning in it.
-        """
-        file = {"driver": self._protocol_driver(), "filename": str(self.path.absolute())}
-        node: dict[str, object] = {"driver": self.format.value, "file": file}
-        if self.format in _HAS_BACKING and not self.allow_references:
-            node["backing"] = None
-        if self.format is ImageFormat.VHD:
-            # QEMU else takes the size from the geometry for some makers of images, which
-            # cuts the end off; the footer's current size is what the others obey.
-            node["force_size_calc"] = "current_size"
-        return "json:" + json.dumps(node)
-
-    def _protocol_driver(self) -> str:
-        try:
-            mode = self.path.stat().st_mode
-        except OSError as error:
-            raise ImageError(f"{self.path}: {error.strerror}", path=str(self.path)) from error
-        if stat.S_ISREG(mode):
-            return "file"
-        if stat.S_ISBLK(mode):
-            return "host_device"
-        raise ImageError(f"{self.path} is neither a file nor a block device", path=str(self.path))
 
 
 class QemuNbdServer:
@@ -70,8 +23,11 @@ class QemuNbdServer:
     Nobody else can connect: the socket lies in a folder that only we can enter. The
     server dies with us, however we die.
 
+    The image is inspected first (``converters.untrusted``), and QEMU is told driver and
+    base of everything it opens, so nothing that a header names is ever followed.
+
     Args:
-        image: what to serve.
+        image: what to serve; the base of an overlay is opened only if stated here.
         writable: read-only otherwise, also for QEMU itself.
         connections: how many clients at once.
         clock: time.
@@ -84,21 +40,19 @@ class QemuNbdServer:
 
     def __init__(
         self,
-        image: ImageNode,
+        image: Image,
         *,
         writable: bool = False,
         connections: int = 16,
         clock: Clock | None = None,
         start_seconds: float = 60.0,
     ) -> None:
-        if not image.allow_references:
-            check_self_contained(image.path, image.format)
-        self._image = image
+        bases = [image.backing] if image.backing else []
+        self._image = inspect(image.path, image.format, allow_backing=bases).image
         self._clock = clock or SystemClock()
-        spec = image.spec()
         self._folder = Path(tempfile.mkdtemp(prefix="sealift-nbd-"))
         try:
-            self._child = Child(self._command(spec, connections, writable=writable))
+            self._child = Child(self._command(connections, writable=writable))
             self._wait_until_ready(start_seconds)
         except BaseException:
             self.kill()
@@ -159,12 +113,12 @@ class QemuNbdServer:
         else:
             self.kill()
 
-    def _command(self, spec: str, connections: int, *, writable: bool) -> list[str]:
+    def _command(self, connections: int, *, writable: bool) -> list[str]:
         mode = ["--discard=unmap"] if writable else ["--read-only"]
         return [
             *("qemu-nbd", "--persistent", f"--shared={connections}", *mode),
             *(f"--socket={self._folder / 'nbd'}", f"--pid-file={self._folder / 'pid'}"),
-            *("--", spec),
+            *("--", self._image.locator(writable=writable)),
         ]
 
     def _wait_until_ready(self, seconds: float) -> None:

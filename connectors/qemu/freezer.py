@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 
 from connectors.qemu.agent import AgentError, GuestAgent
+from converters.child_rules import plain_environment
 from sealift.clock import Clock, SystemClock
 
 _THAW_SECONDS = 60.0
@@ -144,7 +145,7 @@ def ensure_thawed(path: Path, clock: Clock, seconds: float) -> bool:
 def _environment() -> dict[str, str]:
     root = str(Path(__file__).resolve().parents[2])
     rest = os.environ.get("PYTHONPATH")
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([root, rest] if rest else [root])}
+    return plain_environment(PYTHONPATH=os.pathsep.join([root, rest] if rest else [root]))
 
 
 # ---------------------------------------------------------------------- the child

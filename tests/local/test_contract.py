@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 from connectors.local import (
-    ImageFormat,
     ImageWriter,
     RawFileReader,
     RawFileWriter,
     open_image_reader,
 )
+from connectors.local.image_writer import WRITABLE
+from converters.image import ImageFormat
 from sealift.disk import DiskWriter
 from sealift.testing.contracts import (
     ReaderCase,
@@ -26,7 +27,7 @@ from sealift.units import KiB, MiB
 pytestmark = pytest.mark.tools
 
 SIZE = 3 * MiB  # whole MiB: VDI and VHD know nothing smaller
-IMAGES = [f for f in ImageFormat if f is not ImageFormat.RAW]
+IMAGES = list(WRITABLE)
 
 
 def content() -> bytes:

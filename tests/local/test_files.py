@@ -12,8 +12,6 @@ from pathlib import Path
 import pytest
 
 from connectors.local import (
-    ImageFormat,
-    ImageNode,
     ImageReader,
     ImageWriter,
     RawFileReader,
@@ -22,6 +20,7 @@ from connectors.local import (
 )
 from connectors.local.children import Child
 from connectors.local.partial import PartialFile
+from converters.image import Image, ImageFormat
 from sealift.clock import SystemClock
 from sealift.errors import (
     ImageError,
@@ -144,16 +143,16 @@ def _read_until_it_fails(reader: ImageReader) -> None:
                 raise
 
 
-def _node(image: Path) -> ImageNode:
-    return ImageNode(image, ImageFormat.QCOW2)
+def _node(image: Path) -> Image:
+    return Image.at(image, ImageFormat.QCOW2)
 
 
 def test_an_image_that_a_vm_has_open_for_writing_is_not_read(image: Path) -> None:
     writer = ImageWriter.create(image.with_name("new"), ImageFormat.QCOW2, 4 * MiB)
     (busy,) = image.parent.glob("new.*.partial")
-    with pytest.raises(ImageError, match="lock"):
+    with pytest.raises(ImageError, match="in use"):
         open_image_reader(busy, ImageFormat.QCOW2)
-    with pytest.raises(ImageError, match="lock"):
+    with pytest.raises(ImageError, match="in use"):
         ImageWriter.reopen(writer.identity, ImageFormat.QCOW2)
     writer.abort()
 
@@ -324,8 +323,9 @@ def test_a_server_outlives_the_thread_that_opened_it(image: Path) -> None:
 ORPHAN = """
 import sys
 from pathlib import Path
-from connectors.local import ImageFormat, ImageNode, ImageReader
-reader = ImageReader(ImageNode(Path(sys.argv[1]), ImageFormat.QCOW2))
+from connectors.local import ImageReader
+from converters.image import Image, ImageFormat
+reader = ImageReader(Image.at(sys.argv[1], ImageFormat.QCOW2))
 print(reader.server.pid, flush=True)
 sys.stdin.read()
 """

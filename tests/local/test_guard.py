@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from connectors.local import ImageFormat, ImageNode, QemuNbdServer, open_image_reader
-from connectors.local.guard import check_self_contained
+from connectors.local import QemuNbdServer, open_image_reader
+from converters.image import Image, ImageFormat
 from sealift.errors import ImageError
 from sealift.testing.contracts import pattern, read
 from sealift.units import MiB
@@ -57,15 +57,16 @@ def test_a_backing_file_is_refused(image_format: ImageFormat, tmp_path: Path, se
 
 def test_a_backing_file_that_the_caller_wants_is_opened(tmp_path: Path, secret: Path) -> None:
     path = overlay(ImageFormat.QCOW2, tmp_path, secret)
-    with closing(open_image_reader(path, ImageFormat.QCOW2, allow_references=True)) as reader:
+    base = Image.at(secret, ImageFormat.RAW)
+    with closing(open_image_reader(path, ImageFormat.QCOW2, backing=base)) as reader:
         assert read(reader, 0, len(SECRET)) == SECRET
 
 
 @pytest.mark.fault(50)
 def test_qemu_does_not_open_a_backing_file_that_slipped_by(tmp_path: Path, secret: Path) -> None:
     """The second lock: even past the check, QEMU is told that there is none."""
-    node = ImageNode(overlay(ImageFormat.QCOW2, tmp_path, secret), ImageFormat.QCOW2)
-    assert '"backing": null' in node.spec()
+    image = Image.at(overlay(ImageFormat.QCOW2, tmp_path, secret), ImageFormat.QCOW2)
+    assert '"backing": null' in image.locator()
 
 
 def test_an_external_data_file_is_refused(tmp_path: Path, secret: Path) -> None:
@@ -73,63 +74,16 @@ def test_an_external_data_file_is_refused(tmp_path: Path, secret: Path) -> None:
     qemu_img(
         "create", "-q", "-f", "qcow2", "-o", f"data_file={secret},data_file_raw=on", path, "1M"
     )
-    assert "another file" in refused(path, ImageFormat.QCOW2)
+    assert "data file" in refused(path, ImageFormat.QCOW2)
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        'RW 2048 FLAT "{secret}" 0',
-        'RW 2048 SPARSE "{secret}"',
-        "",
-    ],
-)
+@pytest.mark.parametrize("text", ['RW 2048 FLAT "{secret}" 0', 'RW 2048 SPARSE "{secret}"', ""])
 def test_a_vmdk_descriptor_is_refused(text: str, tmp_path: Path, secret: Path) -> None:
     path = tmp_path / "image.vmdk"
     head = "# Disk DescriptorFile\nversion=1\nCID=fffffffe\nparentCID=ffffffff\n"
     path.write_text(head + 'createType="monolithicFlat"\n' + text.format(secret=secret) + "\n")
-    assert "other files" in refused(path, ImageFormat.VMDK)
-
-
-def _vmdk(folder: Path) -> Path:
-    path = folder / "image.vmdk"
-    qemu_img("create", "-q", "-f", "vmdk", path, "1M")
-    return path
-
-
-def _replace(path: Path, old: bytes, new: bytes) -> None:
-    data = path.read_bytes()
-    assert old in data
-    path.write_bytes(data.replace(old, new.ljust(len(old)), 1))
-
-
-def test_an_embedded_descriptor_cannot_name_files(tmp_path: Path, secret: Path) -> None:
-    path = _vmdk(tmp_path)
-    _replace(path, b'createType="monolithicSparse"', b'createType="monolithicFlat"')
-    assert "other files" in refused(path, ImageFormat.VMDK)
-    path = _vmdk(tmp_path)
-    data = bytearray(path.read_bytes())
-    data[12:20] = bytes(8)  # a capacity of zero makes QEMU believe the descriptor
-    path.write_bytes(data)
-    assert "other files" in refused(path, ImageFormat.VMDK)
-
-
-def test_a_descriptor_with_two_extents_is_refused(tmp_path: Path) -> None:
-    path = _vmdk(tmp_path)
-    at = path.read_bytes().index(b"RW ")
-    data = bytearray(path.read_bytes())
-    line = b'RW 2048 SPARSE "a"\nRW 2048 SPARSE "b"\n'
-    data[at : at + len(line)] = line
-    path.write_bytes(data)
-    assert "2 extents" in refused(path, ImageFormat.VMDK)
-
-
-def test_a_huge_descriptor_is_refused_unread(tmp_path: Path) -> None:
-    path = _vmdk(tmp_path)
-    data = bytearray(path.read_bytes())
-    struct.pack_into("<Q", data, 36, 1 << 50)
-    path.write_bytes(data)
-    assert "descriptor" in refused(path, ImageFormat.VMDK)
+    message = refused(path, ImageFormat.VMDK)
+    assert "extent file" in message or not text
 
 
 @pytest.mark.parametrize("method", [1, 2])
@@ -142,13 +96,17 @@ def test_an_encrypted_qcow2_is_refused(method: int, tmp_path: Path) -> None:
     assert "encrypted" in refused(path, ImageFormat.QCOW2)
 
 
+@pytest.mark.fault(50)
 def test_a_differencing_vhd_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "image.vhd"
     qemu_img("create", "-q", "-f", "vpc", path, "10M")
     data = bytearray(path.read_bytes())
-    struct.pack_into(">L", data, len(data) - 512 + 60, 4)
+    for footer in (0, len(data) - 512):
+        struct.pack_into(">L", data, footer + 60, 4)
+        struct.pack_into(">L", data, footer + 64, 0)
+        struct.pack_into(">L", data, footer + 64, ~sum(data[footer : footer + 512]) & 0xFFFFFFFF)
     path.write_bytes(data)
-    assert "type 4" in refused(path, ImageFormat.VHD)
+    assert "parent" in refused(path, ImageFormat.VHD)
 
 
 @pytest.mark.parametrize("image_format", [f for f in ImageFormat if f is not ImageFormat.RAW])
@@ -188,8 +146,7 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
 def test_good_images_are_accepted(image_format: ImageFormat, tmp_path: Path) -> None:
     path = tmp_path / "image"
     qemu_img("create", "-q", "-f", image_format.value, path, "8M")
-    check_self_contained(path, image_format)
-    with QemuNbdServer(ImageNode(path, image_format)) as server:
+    with QemuNbdServer(Image.at(path, image_format)) as server:
         assert server.running
 
 

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from connectors.local import ImageFormat, ImageWriter, RawFileWriter, open_image_reader
+from connectors.local import ImageWriter, RawFileWriter, open_image_reader
+from connectors.local.image_writer import WRITABLE
+from converters.image import ImageFormat
 from sealift.clock import SystemClock
 from sealift.disk import DiskWriter
 from sealift.sync import SyncContext, sync
@@ -31,8 +33,11 @@ def create(path: Path, image_format: ImageFormat) -> DiskWriter:
     return ImageWriter.create(path, image_format, SIZE)
 
 
-@pytest.mark.parametrize("target", ImageFormat, ids=lambda f: f"to-{f.value}")
-@pytest.mark.parametrize("source", ImageFormat, ids=lambda f: f"from-{f.value}")
+FORMATS = (ImageFormat.RAW, *WRITABLE)
+
+
+@pytest.mark.parametrize("target", FORMATS, ids=lambda f: f"to-{f.value}")
+@pytest.mark.parametrize("source", FORMATS, ids=lambda f: f"from-{f.value}")
 def test_every_format_becomes_every_other(
     source: ImageFormat, target: ImageFormat, tmp_path: Path
 ) -> None:

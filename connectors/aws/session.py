@@ -12,6 +12,7 @@ from botocore.config import Config
 from botocore.loaders import Loader, create_loader
 
 from connectors.aws.errors import aws_call
+from connectors.aws.pace import keep_pace
 from connectors.aws.spec import AwsSpec
 from sealift.errors import TransientError
 
@@ -96,6 +97,7 @@ class AwsClients:
                 self._ebs = self._opened().client(
                     "ebs", endpoint_url=self.spec.endpoint, config=self._config
                 )
+                keep_pace(self._ebs, self.spec.read_timeout_seconds)
             return self._ebs
 
     @property
@@ -106,6 +108,7 @@ class AwsClients:
                 self._ec2 = self._opened().client(
                     "ec2", endpoint_url=self.spec.endpoint, config=self._config
                 )
+                keep_pace(self._ec2, self.spec.read_timeout_seconds)
                 self._ec2.meta.events.register("after-call.ec2", refuse_strangers)
             return self._ec2
 
@@ -117,6 +120,7 @@ class AwsClients:
                 self._sts = self._opened().client(
                     "sts", endpoint_url=self.spec.endpoint, config=self._config
                 )
+                keep_pace(self._sts, self.spec.read_timeout_seconds)
             return self._sts
 
     @property
@@ -127,6 +131,7 @@ class AwsClients:
                 self._kms = self._opened().client(
                     "kms", endpoint_url=self.spec.endpoint, config=self._config
                 )
+                keep_pace(self._kms, self.spec.read_timeout_seconds)
             return self._kms
 
     @property
@@ -137,6 +142,7 @@ class AwsClients:
                 self._quotas = self._opened().client(
                     "service-quotas", endpoint_url=self.spec.endpoint, config=self._config
                 )
+                keep_pace(self._quotas, self.spec.read_timeout_seconds)
             return self._quotas
 
     def close(self) -> None:

@@ -1,0 +1,166 @@
+"""Attempts that end: HTTP connections with a slowest rate, beside the SDK's timeouts.
+
+The SDK bounds connecting and each silence. A peer that sends or takes one byte before every
+silence is over is bounded by neither, and holds a worker for ever.
+"""
+
+import io
+import socket
+from functools import partial
+from http.client import HTTPResponse
+from typing import TYPE_CHECKING, Any
+
+from botocore.awsrequest import (
+    AWSHTTPConnection,
+    AWSHTTPConnectionPool,
+    AWSHTTPSConnection,
+    AWSHTTPSConnectionPool,
+)
+
+from sealift.clock import Clock, SystemClock
+from sealift.units import KiB, MiB
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+SLOWEST_BYTES_PER_SECOND = 4 * KiB
+"""A block of 512 KiB may take 128 s beyond the grace: 32 connections share 1 Mbit/s."""
+LARGEST_ANSWER_BYTES = 64 * MiB
+"""No answer of EC2 or EBS comes near: pages are below 1 MiB, a block is 512 KiB."""
+_SLACK_SECONDS = 10.0  # so that a quick call never touches the socket's own timeout
+
+
+class Pace:
+    """How long one attempt may take: a grace, and what its bytes need at the slowest rate.
+
+    Args:
+        grace_seconds: for everything but moving bytes, such as the service's own work.
+        clock: the machine's; a socket knows no other.
+    """
+
+    def __init__(self, grace_seconds: float, clock: Clock) -> None:
+        self._clock = clock
+        self._began = clock.monotonic()
+        self._grace = grace_seconds
+        self._bytes = 0
+
+    def moved(self, count: int) -> None:
+        """Bytes went either way."""
+        self._bytes += count
+
+    @property
+    def left_seconds(self) -> float:
+        """Until the attempt is too slow."""
+        allowed = self._grace + self._bytes / SLOWEST_BYTES_PER_SECOND
+        return self._began + allowed - self._clock.monotonic()
+
+    def hold(self, sock: socket.socket) -> None:
+        """Let the next operation of the socket end in time.
+
+        Raises:
+            TimeoutError: the attempt is too slow already.
+        """
+        left = self.left_seconds
+        if left <= 0:
+            raise TimeoutError("slower than the slowest rate")
+        usual = sock.gettimeout()
+        if usual is None or usual > left:
+            sock.settimeout(left)
+
+
+class _PacedFile(io.RawIOBase):
+    """The receiving side of a socket, at a pace."""
+
+    def __init__(self, raw: io.RawIOBase, sock: socket.socket, pace: Pace) -> None:
+        self._raw = raw
+        self._sock = sock
+        self._pace = pace
+        self._received = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: "WriteableBuffer", /) -> int | None:
+        self._pace.hold(self._sock)
+        count: int | None = self._raw.readinto(buffer)
+        self._pace.moved(count or 0)
+        self._received += count or 0
+        if self._received > LARGEST_ANSWER_BYTES:
+            raise OSError("an answer without end")
+        return count
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _PacedResponse(HTTPResponse):
+    """Reads headers and body at a pace; a streamed body too, after the call has returned."""
+
+    def __init__(self, sock: socket.socket, *args: Any, pace: Pace, **options: Any) -> None:
+        super().__init__(sock, *args, **options)
+        raw = self.fp.detach()
+        self.fp = io.BufferedReader(_PacedFile(raw, sock, pace))
+
+
+class _Paced:
+    """Mixed into a connection of the SDK."""
+
+    grace_seconds = 60.0
+    sock: socket.socket | None
+    _response_received: bool
+    _pace: Pace
+
+    def connect(self) -> None:
+        self._begin()
+        super().connect()  # type: ignore[misc]
+
+    def request(self, *args: Any, **options: Any) -> Any:
+        self._begin()
+        return super().request(*args, **options)  # type: ignore[misc]
+
+    def getresponse(self) -> Any:
+        self.response_class = partial(_PacedResponse, pace=self._pace)
+        return super().getresponse()  # type: ignore[misc]
+
+    def send(self, data: Any) -> Any:
+        if self._response_received or not isinstance(data, bytes | bytearray | memoryview):
+            return super().send(data)  # type: ignore[misc]
+        if self.sock is None:
+            self.connect()
+        view = memoryview(data).cast("B")
+        while view and self.sock is not None:
+            self._pace.hold(self.sock)
+            sent = self.sock.send(view)
+            self._pace.moved(sent)
+            view = view[sent:]
+        return None
+
+    def _begin(self) -> None:
+        self._pace = Pace(self.grace_seconds + _SLACK_SECONDS, SystemClock())
+        self.response_class = partial(_PacedResponse, pace=self._pace)
+
+
+def keep_pace(client: Any, grace_seconds: float) -> None:
+    """Make every attempt of an SDK client end, whatever its peer does.
+
+    The SDK has no public place for connection classes; ``tests/aws/test_pace.py`` notices
+    when a release of it keeps them elsewhere.
+
+    Args:
+        client: of boto3, not used yet.
+        grace_seconds: longest silence that the client allows.
+    """
+    session = client._endpoint.http_session
+    pools = _pools(grace_seconds)
+    session._pool_classes_by_scheme = pools
+    session._manager.pool_classes_by_scheme = pools
+
+
+def _pools(grace_seconds: float) -> dict[str, type]:
+    plain = type("_Plain", (_Paced, AWSHTTPConnection), {"grace_seconds": grace_seconds})
+    tls = type("_Tls", (_Paced, AWSHTTPSConnection), {"grace_seconds": grace_seconds})
+    return {
+        "http": type("_PlainPool", (AWSHTTPConnectionPool,), {"ConnectionCls": plain}),
+        "https": type("_TlsPool", (AWSHTTPSConnectionPool,), {"ConnectionCls": tls}),
+    }

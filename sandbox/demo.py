@@ -40,7 +40,7 @@ target:
     subnet: {subnet}
     security_groups: [{group}]
 policy:
-  min_rounds: 3
+  min_rounds: 2
   downtime_budget: 60s
   stop:
     mode: {stop}
@@ -48,7 +48,7 @@ limits:
   bandwidth: 40MiB/s
 """
 _RECORDS_PER_SECOND = 150
-_BURST = "48M"
+_FIRST_MIB, _SECOND_MIB = 48, 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,14 +117,18 @@ class Demo:
     ) -> Outcome:
         machine.wait_ready()
         machine.command(f"rate {_RECORDS_PER_SECOND}")
-        machine.command(f"burst {_BURST}")
+        machine.command(f"burst {_FIRST_MIB}M")
         self._say(f"  guest is up and writes; acknowledged so far: {machine.acked()}")
         environment = {**os.environ, **sandbox.environment()}
         self._write_plan(work, machine, environment)
         prefect = ["--prefect"] if self._prefect else []
         self._command(environment, "preflight")
         self._command(environment, "plan")
-        self._title("Pre-copy rounds while the guest keeps writing")
+        self._title("The first round copies everything while the guest keeps writing")
+        self._command(environment, "replicate", *prefect)
+        machine.command(f"burst {_SECOND_MIB}M")
+        self._say(f"  the guest has overwritten {_SECOND_MIB} MiB meanwhile, besides its records")
+        self._title("Further rounds copy what changed, until the rest fits the downtime budget")
         self._command(environment, "migrate", *prefect)
         self._say(f"  the guest never stopped; acknowledged so far: {machine.acked()}")
         self._title("Cutover")

@@ -99,6 +99,14 @@ class SyncJournal:
     def _mark_settled(self, index: int) -> None:
         self._settled[index >> 3] |= 1 << (index & 7)
 
+    def sync(self) -> None:
+        """Make what was booked survive a power cut; needed before the target is committed.
+
+        A committed target takes no block again: one that only the lost end of the journal
+        knew of could neither be trusted nor be repeated.
+        """
+        self._log.sync()
+
     def _sync_sometimes(self) -> None:
         """Outside of the lock: nobody else waits for the disk, what is appended is appended."""
         with self._lock:
@@ -106,7 +114,7 @@ class SyncJournal:
             if now - self._synced_at < _SYNC_INTERVAL_SECONDS:
                 return
             self._synced_at = now
-        self._log.sync()
+        self.sync()
 
     def done(self, index: int) -> bool:
         """Whether nothing is left to do for the block."""

@@ -7,6 +7,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
+from errno import EINVAL
 from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 from typing import Protocol
@@ -28,7 +29,7 @@ class AppendLog(Protocol):
         """Add a record; survives the end of this process, and after ``sync`` a power cut."""
 
     def sync(self) -> None:
-        """Make what was appended survive a power cut."""
+        """Make what was appended survive a power cut; after a failure the log is closed."""
 
     def close(self) -> None:
         """Free the file; idempotent."""
@@ -41,7 +42,10 @@ class StateStore(Protocol):
         """The value as last saved, whole; None when there is none."""
 
     def save(self, name: str, data: bytes) -> None:
-        """Replace the value atomically and durably: after a power cut old or new, never mixed."""
+        """Replace the value atomically and durably: after a power cut old or new, never mixed.
+
+        After an error too the value is the old or the new one, and which is not known.
+        """
 
     def delete(self, name: str) -> None:
         """Remove a value or a log; fine when it is gone."""
@@ -66,7 +70,7 @@ class FileStateStore:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         with _local_errors(f"state directory {directory}"):
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _make_directory(directory)
             info = os.lstat(directory)
         if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.getuid():
             raise LocalStateError(
@@ -79,7 +83,7 @@ class FileStateStore:
         """See ``StateStore.load``."""
         with _local_errors(f"state {name}"):
             try:
-                fd = os.open(self.directory / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                fd = _open_file(self.directory / name, os.O_RDONLY)
             except FileNotFoundError:
                 return None
             with os.fdopen(fd, "rb") as file:
@@ -88,14 +92,23 @@ class FileStateStore:
     def save(self, name: str, data: bytes) -> None:
         """See ``StateStore.save``: temporary file, fsync, rename, fsync of the directory."""
         temporary = self.directory / f"{name}.new"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
         with _local_errors(f"state {name}"):
-            with os.fdopen(os.open(temporary, flags, 0o600), "wb") as file:
+            self._write_whole(temporary, data)
+            os.replace(temporary, self.directory / name)
+            _sync_directory(self.directory)
+
+    def _write_whole(self, path: Path, data: bytes) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+        try:
+            with os.fdopen(_open_file(path, flags), "wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, self.directory / name)
-            self._sync_directory()
+        except OSError:
+            # never written over: what an fsync has failed for counts as written from then on
+            with suppress(OSError):
+                os.unlink(path)
+            raise
 
     def delete(self, name: str) -> None:
         """See ``StateStore.delete``."""
@@ -104,23 +117,46 @@ class FileStateStore:
 
     def names(self) -> frozenset[str]:
         """See ``StateStore.names``."""
-        return frozenset(
-            n for n in os.listdir(self.directory) if n != "lock" and not n.endswith(".new")
-        )
+        with _local_errors(f"state directory {self.directory}"):
+            found = os.listdir(self.directory)
+        return frozenset(n for n in found if n != "lock" and not n.endswith(".new"))
 
     def log(self, name: str) -> AppendLog:
         """See ``StateStore.log``."""
         with _local_errors(f"journal {name}"):
             log = FileAppendLog(self.directory / name)
-            self._sync_directory()
+            _sync_directory(self.directory)
             return log
 
-    def _sync_directory(self) -> None:
-        fd = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+
+def _make_directory(directory: Path) -> None:
+    """Make it and what is missing above it, so that all of it survives a power cut."""
+    missing = [path for path in (directory, *directory.parents) if not path.exists()]
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for path in reversed(missing):
+        _sync_directory(path.parent)
+
+
+def _sync_directory(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _open_file(path: Path, flags: int) -> int:
+    """Open a plain file of ours; never waits for the other end of a pipe, never follows a link."""
+    fd = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(EINVAL, "not a plain file")
+        if flags & os.O_CREAT:
+            os.fchmod(fd, 0o600)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
 
 
 class FileAppendLog:
@@ -128,9 +164,9 @@ class FileAppendLog:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._fd = os.open(path, flags, 0o600)
+        self._fd = _open_file(path, os.O_RDWR | os.O_CREAT)
         self._end = 0
+        self._failed = False
         for _ in self._scan():
             pass
         os.ftruncate(self._fd, self._end)
@@ -143,7 +179,8 @@ class FileAppendLog:
                 if len(header) < _FRAME.size:
                     return
                 length, crc = _FRAME.unpack(header)
-                if length > _MAX_RECORD_BYTES:
+                # zeroes are what a power cut leaves of unwritten blocks; they have a valid CRC
+                if not 0 < length <= _MAX_RECORD_BYTES:
                     return
                 payload = file.read(length)
                 if len(payload) < length or zlib.crc32(payload) != crc:
@@ -158,7 +195,7 @@ class FileAppendLog:
     def append(self, payload: bytes) -> None:
         """See ``AppendLog.append``."""
         frame = _FRAME.pack(len(payload), zlib.crc32(payload)) + payload
-        with _local_errors(f"journal {self._path.name}"):
+        with self._errors():
             written = os.pwrite(self._fd, frame, self._end)
             if written != len(frame):
                 os.ftruncate(self._fd, self._end)
@@ -166,9 +203,22 @@ class FileAppendLog:
             self._end += written
 
     def sync(self) -> None:
-        """See ``AppendLog.sync``."""
-        with _local_errors(f"journal {self._path.name}"):
-            os.fdatasync(self._fd)
+        """See ``AppendLog.sync``.
+
+        The kernel forgets pages that it could not write: the next fdatasync would succeed
+        without them.
+        """
+        with self._errors():
+            try:
+                os.fdatasync(self._fd)
+            except OSError:
+                self._failed = True
+                raise
+
+    def _errors(self) -> "_local_errors":
+        if self._failed:
+            raise LocalStateError(f"journal {self._path.name}: could not be written before")
+        return _local_errors(f"journal {self._path.name}")
 
     def close(self) -> None:
         """See ``AppendLog.close``."""

@@ -131,6 +131,8 @@ class _Sync:
             self._todo(), self._work, self._caps.concurrency, self._context.cancel
         )
         self._checkpoint()
+        if self._journal is not None:
+            self._journal.sync()
         self._retrier.call(self._commit)
         return SyncReport(
             self._meter.finish(),

@@ -4,8 +4,10 @@ from typing import Protocol
 
 import pytest
 
-from sealift.testing.faults import Fault, Script
+from sealift.migration import Phase
+from sealift.testing.faults import Fault, Killed, Script
 from sealift.testing.scenario import Scenario
+from sealift.testing.world import MemoryLog, MemoryStateStore
 
 
 class Evidence(Protocol):
@@ -56,3 +58,52 @@ def test_each_call_failing_once_is_survived(evidence: Evidence) -> None:
             unequal += bool(scenario.differences())
     evidence("transient faults", f"{points}, unequal: {unequal}")
     assert unequal == 0
+
+
+class SyncedOnly(MemoryStateStore):
+    """Local state that loses what no sync has reached when the power goes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.safe: dict[str, int] = {}
+
+    def log(self, name: str) -> MemoryLog:
+        return _SyncedLog(self, name)
+
+    def delete(self, name: str) -> None:
+        super().delete(name)
+        self.safe.pop(name, None)
+
+    def power_cut(self) -> None:
+        for name, records in self.logs.items():
+            del records[self.safe.get(name, 0) :]
+
+
+class _SyncedLog(MemoryLog):
+    def __init__(self, store: SyncedOnly, name: str) -> None:
+        self._store, self._name = store, name
+        super().__init__(store.logs.setdefault(name, []))
+
+    def sync(self) -> None:
+        self._store.safe[self._name] = len(self._store.logs[self._name])
+
+
+@pytest.mark.fault(4, 42)
+def test_a_power_cut_at_every_call_lands_equal(evidence: Evidence) -> None:
+    """What a committed target holds is known from synced records alone."""
+    cuts = unequal = 0
+    for number in range(1, recorded_calls(seed=6) + 1):
+        store = SyncedOnly()
+        scenario = Scenario(seed=6, store=store)
+        script = Script([(number, Fault.KILL_AFTER)])
+        try:
+            while scenario.step(script).phase is not Phase.CUT_OVER:
+                pass
+        except Killed:
+            store.power_cut()
+        scenario.run(Script())
+        cuts += 1
+        unequal += bool(scenario.differences())
+    evidence("power cuts at calls", f"{cuts}, unequal: {unequal}")
+    assert unequal == 0
+    assert cuts > 100

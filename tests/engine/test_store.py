@@ -98,6 +98,92 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert store.load("a") == b"old"
 
 
+@pytest.mark.fault(5)
+def test_a_failed_fsync_is_not_forgiven(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, fail = FileStateStore(tmp_path), [True]
+    log = store.log("j")
+    log.append(b"first")
+    real = os.fdatasync
+
+    def once(fd: int) -> None:
+        if fail.pop() if fail else False:
+            raise OSError(5, "Input/output error")
+        real(fd)
+
+    monkeypatch.setattr(os, "fdatasync", once)
+    with pytest.raises(LocalStateError, match="Input/output error"):
+        log.sync()
+    for repeated in (log.sync, lambda: log.append(b"second")):
+        with pytest.raises(LocalStateError, match="could not be written before"):
+            repeated()
+    log.close()
+    assert list(store.log("j").records()) == [b"first"]
+
+
+@pytest.mark.fault(5)
+def test_a_value_whose_fsync_failed_is_written_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = FileStateStore(tmp_path)
+    store.save("a", b"old")
+    real = os.fsync
+    failed: list[int] = []
+
+    def once(fd: int) -> None:
+        if not failed:
+            failed.append(os.fstat(fd).st_ino)
+            raise OSError(5, "Input/output error")
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", once)
+    with pytest.raises(LocalStateError):
+        store.save("a", b"new")
+    assert store.load("a") == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    store.save("a", b"new")
+    assert store.load("a") == b"new"
+
+
+@pytest.mark.fault(4, 6)
+def test_zeroes_at_the_end_are_no_records(tmp_path: Path) -> None:
+    store = FileStateStore(tmp_path)
+    log = store.log("j")
+    log.append(b"first")
+    log.close()
+    with (tmp_path / "j").open("ab") as file:
+        file.write(bytes(4096))
+    log = store.log("j")
+    assert list(log.records()) == [b"first"]
+    log.append(b"second")
+    log.close()
+    assert list(store.log("j").records()) == [b"first", b"second"]
+
+
+@pytest.mark.fault(54)
+@pytest.mark.timeout(10)
+def test_planted_pipes_are_refused_and_never_waited_for(tmp_path: Path) -> None:
+    store = FileStateStore(tmp_path)
+    for name in ("a", "b.new", "j"):
+        os.mkfifo(tmp_path / name)
+    for refused in (lambda: store.load("a"), lambda: store.save("b", b"x"), lambda: store.log("j")):
+        with pytest.raises(LocalStateError):
+            refused()
+
+
+@pytest.mark.fault(54)
+def test_the_strictest_umask_locks_nobody_out(tmp_path: Path) -> None:
+    before = os.umask(0o777)
+    try:
+        store = FileStateStore(tmp_path / "state")
+        store.save("a", b"one")
+        store.log("j").close()
+    finally:
+        os.umask(before)
+    assert (tmp_path / "state").stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / "state" / "a").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "state" / "j").stat().st_mode & 0o777 == 0o600
+
+
 @pytest.mark.fault(28)
 def test_second_owner_is_refused_by_name(tmp_path: Path) -> None:
     store = FileStateStore(tmp_path)

@@ -11,7 +11,7 @@ APT_PACKAGES := qemu-system-x86 qemu-utils seabios ovmf nbdkit libnbd-bin strace
 	systemd-boot-efi gcc libc6-dev python3-venv
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: help setup system demo test test-fast check bench fault-table lock clean
+.PHONY: help setup system demo test test-fast check bench fuzz fault-table lock clean
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -60,6 +60,11 @@ bench: setup ## Measure the hot paths against peers in the same run
 
 fault-table: setup ## Write into docs/faults.md which test covers which fault
 	@$(BIN)/python -m tests.faults.table
+
+EXECUTIONS ?= 1000000
+SEED ?= 1
+fuzz: setup ## Fuzz every parser of foreign bytes; EXECUTIONS=1000000 SEED=1
+	@$(BIN)/python -m tests.fuzz --executions $(EXECUTIONS) --seed $(SEED)
 
 lock: setup ## Resolve requirements.lock anew
 	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \

@@ -302,13 +302,21 @@ def _backing(path: Path, header: Header, policy: _Policy) -> ImageFacts | None:
     # As text first: a protocol is never a path, not even one that somebody allowed.
     if ":" in reference.name.partition("/")[0]:
         raise _refused(path, reference, ", which is not a plain path")
-    wanted = os.path.realpath(path.parent / reference.name)
+    wanted = _resolved(path.parent / reference.name)
     for base in policy.allowed:
         allowed = base.path if isinstance(base, Image) else absolute(base)
         if os.path.realpath(allowed) == wanted:
             stated = base.format if isinstance(base, Image) else _stated(path, reference)
             return _inspect(allowed, stated, policy.without(base))
     raise _refused(path, reference, ", which is not a file that was allowed")
+
+
+def _resolved(name: Path | str) -> str | None:
+    """The real path; None for a name that no file can have, with a NUL in it for one."""
+    try:
+        return os.path.realpath(name)
+    except ValueError:
+        return None
 
 
 def _stated(path: Path, reference: Reference) -> ImageFormat | None:
@@ -354,7 +362,7 @@ def _check_info(
     _check_size(path, info.virtual_size_bytes, policy)
     known = {os.path.realpath(part) for part in (path, *extents)}
     for extent in info.extents:
-        if os.path.realpath(extent.filename) not in known:
+        if _resolved(extent.filename) not in known:
             raise _refused(path, Reference(ReferenceKind.EXTENT, extent.filename))
     if info.data_file is not None:
         raise _refused(path, Reference(ReferenceKind.DATA_FILE, info.data_file))

@@ -1,6 +1,5 @@
 """Where a migration stands, from its state folder alone; also while another run is active."""
 
-import json
 import os
 from dataclasses import dataclass
 from enum import Enum
@@ -12,7 +11,7 @@ from sealift.convergence import ConvergencePolicy, Forecast, RoundFigures, forec
 from sealift.errors import UsageError
 from sealift.ledger import STATE_NAME, load_migration
 from sealift.migration import Migration
-from sealift.store import FileStateStore
+from sealift.store import FileStateStore, lock_owner
 
 STALLED_SECONDS = 120.0
 _SILENT_SECONDS = 6 * BEAT_SECONDS
@@ -117,15 +116,15 @@ def lock_holder(directory: Path) -> Holder | None:
     path = directory / "lock"
     try:
         inode = path.stat().st_ino
-        known = json.loads(path.read_text() or "{}")
         locks = Path("/proc/locks").read_text()
-    except (OSError, ValueError):
+    except OSError:
         return None
     for line in locks.splitlines():
         words = line.split()
         if len(words) >= 6 and words[1] == "FLOCK" and words[5].rpartition(":")[2] == str(inode):
             pid = int(words[4]) if words[4].isdigit() else 0
-            return Holder(int(known.get("pid", pid)), str(known.get("run", "unknown run")))
+            known = lock_owner(path)
+            return Holder(known.pid, known.run) if known else Holder(pid, "unknown run")
     return None
 
 

@@ -111,11 +111,22 @@ class BlockMap:
             raise LocalStateError("block map is damaged or of an unknown version")
         result = cls(blocks, block_size, absent_is_zero=bool(absent_is_zero))
         step = _PAGE_HEADER.size + _PAGE_BLOCKS * DIGEST_BYTES
+        if len(body) % step:
+            raise LocalStateError("block map is cut short")
         for at in range(0, len(body), step):
             (number,) = _PAGE_HEADER.unpack_from(body, at)
-            result._pages[number] = bytearray(body[at + _PAGE_HEADER.size : at + step])
+            page = bytearray(body[at + _PAGE_HEADER.size : at + step])
+            if number in result._pages or not result._fits(number, page):
+                raise LocalStateError("block map has digests of blocks that the disk has not")
+            result._pages[number] = page
         result.known = sum(1 for _ in result.items())
         return result
+
+    def _fits(self, number: int, page: bytearray) -> bool:
+        """Whether a page holds digests of this disk's blocks only."""
+        first = number * _PAGE_BLOCKS
+        beyond = page[max(0, self.blocks - first) * DIGEST_BYTES :]
+        return first < self.blocks and not any(beyond)
 
 
 def _check(blocks: int, block_size: int, absent_is_zero: int, body: bytes | memoryview) -> bytes:

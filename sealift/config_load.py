@@ -20,7 +20,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from sealift.config import MigrationPlan
-from sealift.config_yaml import Document, Node, Path_, Problem, dotted, parse, read_text
+from sealift.config_yaml import Document, Node, Path_, Problem, dotted, is_text, parse, read_text
 from sealift.errors import ConfigError
 
 PREFIX = "SEALIFT_"
@@ -131,6 +131,8 @@ class _Joined:
             if name not in known:
                 near = _near(name, [*known, *not_fields])
                 problems.append(Problem("", f"unknown variable{near}", None, name))
+            elif not is_text(environ[name]):
+                problems.append(Problem(dotted(known[name].path), "is not UTF-8 text", None, name))
             elif environ[name]:
                 self._put(known[name].path, environ[name], Origin.ENVIRONMENT, name)
         return problems
@@ -142,6 +144,8 @@ class _Joined:
             if name not in known:
                 message = f"unknown field{_near(name, list(known))}"
                 problems.append(Problem(name, message, None, "--set"))
+            elif not is_text(value):
+                problems.append(Problem(name, "is not UTF-8 text", None, "--set"))
             else:
                 self._put(known[name].path, value, Origin.OPTION, "--set")
         return problems

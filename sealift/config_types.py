@@ -55,10 +55,17 @@ def _absolute(value: Path) -> Path:
     text = str(value)
     if "\0" in text or len(text) > MAX_PATH_CHARS:
         raise ValueError("not a path")
-    path = value.expanduser() if text.startswith("~") else value
+    path = _expanded(value)
     if not path.is_absolute():
         raise ValueError(f"{text} is relative; write the whole path, or begin with ~/")
     return path
+
+
+def _expanded(value: Path) -> Path:
+    try:
+        return value.expanduser()
+    except RuntimeError:
+        raise ValueError(f"there is no home directory for {value.parts[0]}") from None
 
 
 def _blocks(value: object) -> int | None:

@@ -129,8 +129,9 @@ class _Builder:
             self._problem((), refused.message, refused.event)
         except MarkedYAMLError as error:
             self._syntax(error)
-        except (YAMLError, RecursionError) as error:
-            self._problem((), f"not YAML: {str(error).splitlines()[0]}", None)
+        except (YAMLError, RecursionError, ValueError, OverflowError) as error:
+            # ValueError: the reader takes any number behind \\U for a character.
+            self._problem((), f"not YAML: {(str(error).splitlines() or ['unreadable'])[0]}", None)
         else:
             self._take(root)
         return self._document
@@ -170,6 +171,7 @@ class _Builder:
             raise _Refused(f"the tag {event.tag} is not used in plans", event)
         self._document.places.setdefault(path, _place(event))
         if isinstance(event, ScalarEvent):
+            _check_text(event)
             plain = event.style is None and event.value in _NULLS
             return None if plain else str(event.value)
         if isinstance(event, SequenceStartEvent):
@@ -191,6 +193,7 @@ class _Builder:
                 break
             if not isinstance(event, ScalarEvent):
                 raise _Refused("a key is plain text", event)
+            _check_text(event)
             key = str(event.value)
             child = (*path, key)
             duplicate = key in found
@@ -214,6 +217,20 @@ class _Refused(Exception):
         super().__init__(message)
         self.message = message
         self.event = event
+
+
+def _check_text(event: Any) -> None:
+    if not is_text(str(event.value)):
+        raise _Refused("half of a surrogate pair, which is no character", event)
+
+
+def is_text(value: str) -> bool:
+    """Whether it can be written as UTF-8: escapes and file names may hold half characters."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _events(text: str) -> Iterator[Any]:

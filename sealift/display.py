@@ -19,6 +19,13 @@ def printable(text: str, limit: int = 300) -> str:
     return shown if len(text) <= limit else f"{shown}... ({len(text) - limit} more)"
 
 
+def harmless(text: str) -> str:
+    """``text`` of any length with what ``printable`` escapes escaped, but for line breaks."""
+    if text.isprintable():
+        return text
+    return "\n".join(printable(line, len(line)) for line in text.split("\n"))
+
+
 def _escaped(character: str) -> str:
     code = ord(character)
     if code < 0x100:

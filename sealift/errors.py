@@ -31,9 +31,14 @@ are ever retried, and only by ``sealift.retry``.
 
 from typing import ClassVar
 
+from sealift.display import harmless
+
 
 class SealiftError(Exception):
     """Base of every error that Sealift raises on purpose.
+
+    Messages quote names and words of servers, images and guests, so what a terminal would
+    act on is escaped here, once for all of them; line breaks stay.
 
     Args:
         message: names the thing and the cause, without secrets.
@@ -45,9 +50,9 @@ class SealiftError(Exception):
     retryable: ClassVar[bool] = False
 
     def __init__(self, message: str, *, next_step: str = "", **operands: object) -> None:
-        super().__init__(message)
-        self.message = message
-        self.next_step = next_step
+        self.message = harmless(message)
+        super().__init__(self.message)
+        self.next_step = harmless(next_step)
         self.operands = operands
 
     @property

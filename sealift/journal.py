@@ -57,6 +57,7 @@ class SyncJournal:
             store.delete(name)
             self._log = store.log(name)
             self.blocks = BlockMap(self.blocks.blocks, key.block_size)
+            self._settled = bytearray(len(self._settled))
             self._log.append(json.dumps(asdict(key), sort_keys=True).encode())
         self.resumed_blocks = len(self.blocks)
 
@@ -65,14 +66,22 @@ class SyncJournal:
         first = next(records, None)
         if first is None or first != json.dumps(asdict(key), sort_keys=True).encode():
             return False
-        for record in records:
-            if record[:1] == _WRITTEN:
-                for index, digest in _BLOCK.iter_unpack(record[1:]):
-                    self.blocks[index] = digest
-            else:
-                for (index,) in _INDEX.iter_unpack(record[1:]):
-                    self._mark_settled(index)
+        try:
+            for record in records:
+                self._take(record)
+        except (ValueError, IndexError, struct.error):
+            return False  # whole by its checksum, and yet not ours: believe none of it
         return True
+
+    def _take(self, record: bytes) -> None:
+        if record[:1] == _WRITTEN:
+            for index, digest in _BLOCK.iter_unpack(record[1:]):
+                self.blocks[index] = digest
+        elif record[:1] == _SETTLED:
+            for (index,) in _INDEX.iter_unpack(record[1:]):
+                self._mark_settled(index)
+        else:
+            raise ValueError("a record of an unknown kind")
 
     def record(self, blocks: list[tuple[int, bytes]]) -> None:
         """Remember blocks that are durable on the target."""

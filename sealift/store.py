@@ -2,20 +2,21 @@
 
 import json
 import os
-import stat
 import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
-from errno import EINVAL
+from dataclasses import dataclass
 from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 from typing import Protocol
 
 from sealift.errors import LocalStateError, LockedError, OutOfSpaceError
+from sealift.private import entered, make_private_folder, open_private
 
 _FRAME = struct.Struct("<II")  # payload length, CRC-32 of the payload
 _MAX_RECORD_BYTES = 1 << 20
+_MAX_OWNER_BYTES = 4096
 _NO_SPACE = frozenset({28, 122})  # ENOSPC, EDQUOT
 
 
@@ -60,8 +61,9 @@ class StateStore(Protocol):
 class FileStateStore:
     """A private directory of one migration.
 
-    Directory 0700 and files 0600 whatever the umask; symbolic links are refused, so that
-    nobody can plant a file to be overwritten or read.
+    Directory 0700 and files 0600 whatever the umask; links, pipes and what belongs to
+    another user are refused at every access, so that nobody can plant a file to be
+    overwritten, read or waited for. See ``sealift.private``.
 
     Args:
         directory: made when missing; must belong to this user.
@@ -70,20 +72,13 @@ class FileStateStore:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         with _local_errors(f"state directory {directory}"):
-            _make_directory(directory)
-            info = os.lstat(directory)
-        if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.getuid():
-            raise LocalStateError(
-                f"state directory {directory} is a link or belongs to another user",
-                next_step="choose another state directory",
-            )
-        os.chmod(directory, 0o700)
+            make_private_folder(directory)
 
     def load(self, name: str) -> bytes | None:
         """See ``StateStore.load``."""
         with _local_errors(f"state {name}"):
             try:
-                fd = _open_file(self.directory / name, os.O_RDONLY)
+                fd = open_private(self.directory, name, os.O_RDONLY)
             except FileNotFoundError:
                 return None
             with os.fdopen(fd, "rb") as file:
@@ -91,29 +86,34 @@ class FileStateStore:
 
     def save(self, name: str, data: bytes) -> None:
         """See ``StateStore.save``: temporary file, fsync, rename, fsync of the directory."""
-        temporary = self.directory / f"{name}.new"
+        temporary = f"{name}.new"
         with _local_errors(f"state {name}"):
             self._write_whole(temporary, data)
-            os.replace(temporary, self.directory / name)
-            _sync_directory(self.directory)
+            with entered(self.directory) as inside:
+                os.replace(temporary, name, src_dir_fd=inside, dst_dir_fd=inside)
+                os.fsync(inside)
 
-    def _write_whole(self, path: Path, data: bytes) -> None:
+    def _write_whole(self, name: str, data: bytes) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
         try:
-            with os.fdopen(_open_file(path, flags), "wb") as file:
+            with os.fdopen(open_private(self.directory, name, flags), "wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
         except OSError:
             # never written over: what an fsync has failed for counts as written from then on
             with suppress(OSError):
-                os.unlink(path)
+                os.unlink(self.directory / name)
             raise
 
     def delete(self, name: str) -> None:
         """See ``StateStore.delete``."""
-        with _local_errors(f"state {name}"), suppress(FileNotFoundError):
-            os.unlink(self.directory / name)
+        with (
+            _local_errors(f"state {name}"),
+            suppress(FileNotFoundError),
+            entered(self.directory) as inside,
+        ):
+            os.unlink(name, dir_fd=inside)
 
     def names(self) -> frozenset[str]:
         """See ``StateStore.names``."""
@@ -125,38 +125,9 @@ class FileStateStore:
         """See ``StateStore.log``."""
         with _local_errors(f"journal {name}"):
             log = FileAppendLog(self.directory / name)
-            _sync_directory(self.directory)
+            with entered(self.directory) as inside:
+                os.fsync(inside)
             return log
-
-
-def _make_directory(directory: Path) -> None:
-    """Make it and what is missing above it, so that all of it survives a power cut."""
-    missing = [path for path in (directory, *directory.parents) if not path.exists()]
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for path in reversed(missing):
-        _sync_directory(path.parent)
-
-
-def _sync_directory(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _open_file(path: Path, flags: int) -> int:
-    """Open a plain file of ours; never waits for the other end of a pipe, never follows a link."""
-    fd = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
-    try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise OSError(EINVAL, "not a plain file")
-        if flags & os.O_CREAT:
-            os.fchmod(fd, 0o600)
-    except OSError:
-        os.close(fd)
-        raise
-    return fd
 
 
 class FileAppendLog:
@@ -164,7 +135,7 @@ class FileAppendLog:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._fd = _open_file(path, os.O_RDWR | os.O_CREAT)
+        self._fd = open_private(path.parent, path.name, os.O_RDWR | os.O_CREAT)
         self._end = 0
         self._failed = False
         for _ in self._scan():
@@ -240,9 +211,8 @@ class StateLock:
         self._fd = -1
 
     def __enter__(self) -> "StateLock":
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         with _local_errors("lock"):
-            self._fd = os.open(self._path, flags, 0o600)
+            self._fd = open_private(self._path.parent, self._path.name, os.O_RDWR | os.O_CREAT)
         try:
             flock(self._fd, LOCK_EX | LOCK_NB)
         except BlockingIOError:
@@ -259,14 +229,40 @@ class StateLock:
         return self
 
     def _holder(self) -> str:
-        try:
-            known = json.loads(os.pread(self._fd, 4096, 0))
-            return f"{known['run']} (process {known['pid']})"
-        except (ValueError, KeyError, TypeError):
+        owner = _owner(os.pread(self._fd, _MAX_OWNER_BYTES, 0))
+        if owner is None:
             return "a process that has not written its name yet"
+        return f"{owner.run} (process {owner.pid})"
 
     def __exit__(self, *_: object) -> None:
         os.close(self._fd)
+
+
+@dataclass(frozen=True, slots=True)
+class LockOwner:
+    """Who wrote its name into a lock: the process and what it runs."""
+
+    pid: int
+    run: str
+
+
+def lock_owner(path: Path) -> LockOwner | None:
+    """The name in a lock's file; None when there is none that can be read."""
+    try:
+        with os.fdopen(open_private(path.parent, path.name, os.O_RDONLY), "rb") as file:
+            return _owner(file.read(_MAX_OWNER_BYTES))
+    except (OSError, LocalStateError):
+        return None
+
+
+def _owner(data: bytes) -> LockOwner | None:
+    try:
+        known = json.loads(data)
+        pid, run = known["pid"], known["run"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    good = isinstance(pid, int) and 0 < pid < 1 << 32 and isinstance(run, str)
+    return LockOwner(pid, run) if good else None
 
 
 class _local_errors:

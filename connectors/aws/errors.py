@@ -14,6 +14,7 @@ from botocore import exceptions as boto
 from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
+from sealift.display import printable
 from sealift.errors import (
     ConfigError,
     ConnectionLostError,
@@ -120,6 +121,8 @@ _UNREADABLE = (
     KeyError,
     TypeError,
     AttributeError,
+    ArithmeticError,
+    RecursionError,
 )
 _NO_CREDENTIALS = (
     boto.NoCredentialsError,
@@ -284,4 +287,4 @@ def _seconds(text: object) -> float | None:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())[:500]
+    return printable(" ".join(text.split()), 500)

@@ -11,6 +11,7 @@ import botocore.session
 from botocore.config import Config
 from botocore.loaders import Loader, create_loader
 
+from connectors.aws.answers import refuse_untyped
 from connectors.aws.errors import aws_call
 from connectors.aws.pace import keep_pace
 from connectors.aws.spec import AwsSpec
@@ -98,6 +99,7 @@ class AwsClients:
                     "ebs", endpoint_url=self.spec.endpoint, config=self._config
                 )
                 keep_pace(self._ebs, self.spec.read_timeout_seconds)
+                self._ebs.meta.events.register("after-call.ebs", refuse_untyped)
             return self._ebs
 
     @property
@@ -132,6 +134,7 @@ class AwsClients:
                     "kms", endpoint_url=self.spec.endpoint, config=self._config
                 )
                 keep_pace(self._kms, self.spec.read_timeout_seconds)
+                self._kms.meta.events.register("after-call.kms", refuse_untyped)
             return self._kms
 
     @property
@@ -143,6 +146,7 @@ class AwsClients:
                     "service-quotas", endpoint_url=self.spec.endpoint, config=self._config
                 )
                 keep_pace(self._quotas, self.spec.read_timeout_seconds)
+                self._quotas.meta.events.register("after-call.service-quotas", refuse_untyped)
             return self._quotas
 
     def close(self) -> None:

@@ -44,7 +44,10 @@ _MAX_EVENTS = 256  # a flood of events must not fill our memory
 _GRACE_SECONDS = 5.0  # for our own thread to report a deadline; never part of a healthy run
 _KEPT_SOCKET = "sealift-burst"
 
-_LIBRARY_ERRORS = (QMPError, OSError, EOFError, ValueError, RecursionError, TimeoutError)
+_NONSENSE = (LibraryProtocolError, ValueError, TypeError, AttributeError, KeyError, RecursionError)
+"""What the library raises when a message is not what it takes for granted."""
+_LIBRARY_ERRORS = (QMPError, OSError, EOFError, TimeoutError, AssertionError, *_NONSENSE)
+"""It asserts that the connection still stands, which is the peer's to decide."""
 
 T = TypeVar("T")
 
@@ -304,6 +307,6 @@ def _translated(error: BaseException, path: Path) -> SealiftError:
             next_step="check that the VM runs and has this -qmp socket",
             path=str(path),
         )
-    if isinstance(cause, LibraryProtocolError | ValueError | RecursionError):
+    if isinstance(cause, _NONSENSE):
         return ProtocolError(f"what answers at {path} does not speak QMP", path=str(path))
     return ConnectionLostError(f"the QMP connection to {path} ended", path=str(path))

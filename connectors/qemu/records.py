@@ -19,6 +19,10 @@ from sealift.endpoints import Consistency, PointInfo
 from sealift.errors import SourceError
 
 _OBJECTS = "/objects"
+_NOT_A_RECORD = (
+    *(ValueError, KeyError, TypeError, AttributeError),
+    *(OverflowError, RecursionError),  # infinity for a number, depth without end
+)
 
 
 def list_records(qmp: QmpSession) -> Sequence[str]:
@@ -121,12 +125,19 @@ def point_from_text(text: str) -> OpenPoint:
             boot_id=str(raw["boot"]),
             consistency=Consistency(raw["consistency"]),
             note=str(raw["note"]),
-            pause_seconds=float(raw["pause"]),
+            pause_seconds=_seconds(raw["pause"]),
             disks=tuple(map(str, raw["disks"])),
             bases={str(d): None if b is None else int(b) for d, b in raw["bases"].items()},
         )
         sources = {str(d): str(n) for d, n in raw["sources"].items()}
         sizes = {str(d): int(n) for d, n in raw["sizes"].items()}
         return OpenPoint(info, str(raw["nonce"]), sources, sizes, str(raw["server"]))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except _NOT_A_RECORD as error:
         raise SourceError("QEMU holds a record of a point that cannot be read") from error
+
+
+def _seconds(value: object) -> float:
+    seconds = float(str(value))
+    if not 0 <= seconds < float("inf"):
+        raise ValueError("not a duration")
+    return seconds

@@ -55,11 +55,8 @@ check: setup ## Lint, type-check and check the layers
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-bench: setup ## Measure the hot paths against peers in the same run
-	@for b in benchmarks/*.py; do $(BIN)/python $$b || exit 1; done
-
-fault-table: setup ## Write into docs/faults.md which test covers which fault
-	@$(BIN)/python -m tests.faults.table
+bench: setup ## Measure every bar against its peer; DOC=1 writes docs/benchmarks.md
+	@$(BIN)/python -m benchmarks $(if $(DOC),--doc docs/benchmarks.md)
 
 EXECUTIONS ?= 1000000
 SEED ?= 1

@@ -1,4 +1,8 @@
-"""One connection: one request in flight, a deadline on each, bytes straight into place."""
+"""One connection: one command in flight, a deadline on each, bytes straight into place.
+
+A long read is one command in several requests at once: the server reads on while we take
+the bytes of the piece before.
+"""
 
 from itertools import count
 
@@ -6,7 +10,7 @@ from connectors.nbd import protocol
 from connectors.nbd.failures import read_failure, write_failure
 from connectors.nbd.handshake import Endpoint, Negotiated, negotiate
 from connectors.nbd.protocol import Command, ExportFlag, NbdErrno, Status, WireError
-from connectors.nbd.replies import ReplyReader
+from connectors.nbd.replies import Read, ReplyReader
 from connectors.nbd.transport import Transport
 from sealift.cancel import CancelToken
 from sealift.clock import Clock
@@ -15,6 +19,9 @@ from sealift.units import KiB
 
 _SLOWEST_BYTES_PER_SECOND = 64 * KiB
 """Slower than this is a hang: 1 MiB gets 16 s above the base deadline."""
+_READ_REQUEST_BYTES = 512 * KiB
+"""Two of these for 1 MiB measured 1.2 to 1.4 times as fast as one of 1 MiB, from qemu-nbd and
+from nbdkit; a multiple of every server's smallest block."""
 
 
 class Connection:
@@ -56,12 +63,13 @@ class Connection:
             SourceReadError: this range cannot be read; the connection is usable.
             ConnectionLostError, ProtocolError, StoppedError: it is not.
         """
-        error = self._read(offset, view, self._read_flags)
-        too_long = error is not None and error.errno == NbdErrno.EOVERFLOW
+        failed = self._read(offset, view, self._read_flags)
+        too_long = failed is not None and failed[1].errno == NbdErrno.EOVERFLOW
         if too_long and self._read_flags and not self._unfragmented:
-            error = self._read(offset, view, 0)
-        if error is not None:
-            raise self._read_failure(error, offset, len(view))
+            failed = self._read(offset, view, 0)
+        if failed is not None:
+            piece, error = failed
+            raise self._read_failure(error, piece.offset, len(piece.view))
 
     def block_status(self, offset: int, length: int) -> dict[str, Status]:
         """Status per context name, over all negotiated contexts.
@@ -111,10 +119,22 @@ class Connection:
         except SealiftError:
             return
 
-    def _read(self, offset: int, view: memoryview, flags: int) -> WireError | None:
+    def _read(self, offset: int, view: memoryview, flags: int) -> tuple[Read, WireError] | None:
+        """The first piece that the server could not read; the others were read."""
+        pieces = {
+            next(self._cookies): Read(offset + at, view[at : at + _READ_REQUEST_BYTES])
+            for at in range(0, len(view), _READ_REQUEST_BYTES)
+        }
         with self._exchange(len(view)):
-            cookie = self._request(Command.READ, offset, len(view), flags=flags)
-            return self._replies.data(cookie, offset, view)
+            self._transport.send(
+                *(
+                    protocol.request(Command.READ, cookie, piece.offset, len(piece.view), flags)
+                    for cookie, piece in pieces.items()
+                )
+            )
+            self._replies.reads(pieces)
+        errors = ((piece, piece.error) for piece in pieces.values())
+        return next(((piece, error) for piece, error in errors if error is not None), None)
 
     def _command(
         self, command: Command, offset: int, length: int, payload: memoryview | None = None
@@ -148,10 +168,9 @@ class Connection:
         offset: int,
         length: int,
         payload: memoryview | None = None,
-        flags: int = 0,
     ) -> int:
         cookie = next(self._cookies)
-        header = protocol.request(command, cookie, offset, length, flags)
+        header = protocol.request(command, cookie, offset, length)
         self._transport.send(header, payload if payload is not None else b"")
         return cookie
 

@@ -1,7 +1,11 @@
-"""Receiving replies: a strict state machine over one request in flight."""
+"""Receiving replies: a strict state machine over one command in flight.
+
+A read is one command in several requests, which are answered in any order; everything
+else is one request.
+"""
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from connectors.nbd import protocol
 from connectors.nbd.protocol import ChunkHeader, ChunkType, Status, WireError
@@ -12,6 +16,10 @@ from sealift.units import MiB
 _ZEROES = memoryview(bytes(MiB))
 _MAX_CHUNKS = 1 << 17
 """Chunks per reply: a 32 MiB read of alternating 512-byte data and holes has 65,536."""
+
+
+_DATA_CHUNK_BYTES = protocol.CHUNK_HEADER.size + protocol.OFFSET.size
+"""What lies between the magic and the bytes of a data chunk."""
 
 
 class Coverage:
@@ -61,8 +69,27 @@ class Coverage:
         self._parts[first:last] = [(start, end)]
 
 
+class Read:
+    """One read request in flight, and what has arrived of it.
+
+    Args:
+        offset: in bytes on the disk.
+        view: where the bytes go.
+
+    ``error`` is what the server reported; without it, after ``ReplyReader.reads``, the
+    view is full.
+    """
+
+    def __init__(self, offset: int, view: memoryview) -> None:
+        self.offset = offset
+        self.view = view
+        self.coverage = Coverage(offset, len(view))
+        self.error: WireError | None = None
+        self.chunks = 0
+
+
 class ReplyReader:
-    """Reads the reply to one request.
+    """Reads the replies to one command.
 
     Every method returns None or the error that the server reported, and leaves the
     connection at the start of the next reply. After any exception the connection is
@@ -86,19 +113,44 @@ class ReplyReader:
 
     def data(self, cookie: int, offset: int, view: memoryview) -> WireError | None:
         """Reply to a read: the whole view is filled, or an error is returned."""
-        if not self._structured:
-            self._expect(protocol.SIMPLE_REPLY_MAGIC)
-            error = self._simple(cookie)
-            if error is None:
-                self._transport.receive_into(view)
-            return error
-        coverage = Coverage(offset, len(view))
-        error = None
-        for chunk in self._chunks(cookie):
-            error = self._content(chunk, coverage, view) or error
-        if error is None and not coverage.complete:
-            raise ProtocolError("a read was answered in part, without an error")
-        return error
+        read = Read(offset, view)
+        self.reads({cookie: read})
+        return read.error
+
+    def reads(self, requests: Mapping[int, Read]) -> None:
+        """Replies to reads, by cookie, in whatever order they come: full, or with an error."""
+        waiting = dict(requests)
+        one = self._structured_read if self._structured else self._simple_read
+        while waiting:
+            one(waiting)
+
+    def _simple_read(self, waiting: dict[int, Read]) -> None:
+        self._expect(protocol.SIMPLE_REPLY_MAGIC, ahead=protocol.SIMPLE_REPLY.size)
+        raw = self._transport.receive(protocol.SIMPLE_REPLY.size)
+        errno, cookie = protocol.parse_simple_reply(raw)
+        read = waiting.pop(cookie, None)
+        if read is None:
+            raise ProtocolError("reply to a request that was not made")
+        if errno:
+            read.error = WireError(errno)
+        else:
+            self._transport.receive_into(read.view)
+
+    def _structured_read(self, waiting: dict[int, Read]) -> None:
+        """One chunk of one of the replies."""
+        self._expect(protocol.STRUCTURED_REPLY_MAGIC, ahead=_DATA_CHUNK_BYTES)
+        chunk = protocol.parse_chunk(self._transport.receive(protocol.CHUNK_HEADER.size))
+        read = waiting.get(chunk.cookie)
+        if read is None:
+            raise ProtocolError("reply to a request that was not made")
+        read.chunks += 1
+        if read.chunks > _MAX_CHUNKS:
+            raise ProtocolError(f"more than {_MAX_CHUNKS} chunks in one reply")
+        read.error = self._content(chunk, read.coverage, read.view) or read.error
+        if chunk.done:
+            del waiting[chunk.cookie]
+            if read.error is None and not read.coverage.complete:
+                raise ProtocolError("a read was answered in part, without an error")
 
     def status(self, cookie: int, ids: frozenset[int]) -> dict[int, Status] | WireError:
         """Reply to a block status: exactly one status for each of ``ids``."""
@@ -174,8 +226,8 @@ class ReplyReader:
             raise ProtocolError("reply to a request that was not made")
         return WireError(errno) if errno else None
 
-    def _magic(self) -> int:
-        raw = self._transport.receive(protocol.REPLY_MAGIC.size)
+    def _magic(self, ahead: int = 0) -> int:
+        raw = self._transport.receive(protocol.REPLY_MAGIC.size, ahead=ahead)
         magic: int = protocol.REPLY_MAGIC.unpack(raw)[0]
         allowed = {protocol.SIMPLE_REPLY_MAGIC}
         if self._structured:
@@ -184,8 +236,8 @@ class ReplyReader:
             raise ProtocolError(f"reply that starts with {magic:#x}")
         return magic
 
-    def _expect(self, wanted: int) -> None:
-        magic = self._magic()
+    def _expect(self, wanted: int, ahead: int = 0) -> None:
+        magic = self._magic(ahead)
         if magic != wanted:
             raise ProtocolError(f"reply that starts with {magic:#x}, {wanted:#x} was due")
 

@@ -3,14 +3,16 @@
 import random
 import socket
 import struct
+import threading
 from contextlib import closing, suppress
 from itertools import pairwise
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from connectors.nbd.protocol import WireError
-from connectors.nbd.replies import ReplyReader
+from connectors.nbd.replies import Read, ReplyReader
 from connectors.nbd.transport import Transport
 from sealift.cancel import CancelToken
 from sealift.clock import SystemClock
@@ -108,3 +110,106 @@ def test_pieces_in_any_order_make_a_whole(cuts: list[int], order: random.Random)
         replies = ReplyReader(peer, structured=True)
         assert replies.data(COOKIE, OFFSET, memoryview(buffer)) is None
     assert buffer == content
+
+
+def outstanding(count: int) -> tuple[dict[int, Read], bytearray]:
+    """Reads in flight over one buffer, of LENGTH bytes each."""
+    buffer = bytearray([FILL]) * (LENGTH * count)
+    views = [memoryview(buffer)[n * LENGTH : (n + 1) * LENGTH] for n in range(count)]
+    return {n + 1: Read(OFFSET + n * LENGTH, view) for n, view in enumerate(views)}, buffer
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    failed=st.sets(st.integers(1, 4)),
+    cuts=st.lists(st.integers(1, LENGTH - 1), max_size=3, unique=True),
+    order=st.randoms(),
+)
+def test_replies_of_several_reads_may_be_mixed(
+    failed: set[int], cuts: list[int], order: random.Random
+) -> None:
+    content = bytes(range(1, 4 * LENGTH + 1))
+    reads, buffer = outstanding(4)
+    queues: list[list[bytes]] = []
+    for cookie, read in reads.items():
+        edges = [0, *sorted(cuts), LENGTH]
+        at = read.offset - OFFSET
+        parts = [
+            (1, struct.pack(">Q", read.offset + a) + content[at + a : at + b])
+            for a, b in pairwise(edges)
+        ]
+        if cookie in failed:
+            parts.insert(order.randrange(len(parts) + 1), (0x8001, struct.pack(">LH", 5, 0)))
+        queues.append(
+            [chunk(*p, done=n == len(parts) - 1, cookie=cookie) for n, p in enumerate(parts)]
+        )
+    stream = b""
+    while left := [queue for queue in queues if queue]:
+        stream += order.choice(left).pop(0)
+    stream += chunk(0, b"", done=True, cookie=99)
+    with closing(transport(stream)) as peer:
+        replies = ReplyReader(peer, structured=True)
+        replies.reads(reads)
+        assert {c for c, read in reads.items() if read.error == WireError(5)} == failed
+        assert buffer == content
+        assert replies.plain(99) is None, "the next reply begins where the last one ended"
+
+
+@pytest.mark.parametrize("order", [(1, 2, 3), (3, 1, 2)])
+def test_simple_replies_of_several_reads_in_any_order(order: tuple[int, ...]) -> None:
+    content = bytes(range(1, 3 * LENGTH + 1))
+    reads, buffer = outstanding(3)
+    stream = b""
+    for cookie in order:
+        stream += struct.pack(">LLQ", 0x67446698, 0, cookie)
+        stream += content[(cookie - 1) * LENGTH : cookie * LENGTH]
+    stream += struct.pack(">LLQ", 0x67446698, 0, 99)
+    with closing(transport(stream)) as peer:
+        replies = ReplyReader(peer, structured=False)
+        replies.reads(reads)
+        assert buffer == content
+        assert replies.plain(99) is None
+
+
+def test_a_second_reply_to_one_read_is_refused() -> None:
+    reads, _ = outstanding(2)
+    whole = chunk(1, struct.pack(">Q", OFFSET) + b"D" * LENGTH, done=True, cookie=1)
+    with closing(transport(whole * 2)) as peer, pytest.raises(ProtocolError):
+        ReplyReader(peer, structured=True).reads(reads)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    steps=st.lists(st.tuples(st.integers(1, 40), st.integers(0, 40), st.booleans()), max_size=12),
+    cuts=st.lists(st.integers(1, 30), max_size=12),
+)
+def test_bytes_taken_ahead_are_neither_lost_nor_doubled(
+    steps: list[tuple[int, int, bool]], cuts: list[int]
+) -> None:
+    total = sum(count for count, _, _ in steps)
+    sent = bytes(n % 251 for n in range(total))
+    ours, theirs = socket.socketpair()
+
+    def send() -> None:
+        at = 0
+        for cut in [*cuts, total]:
+            theirs.sendall(sent[at : at + cut])
+            at += cut
+        theirs.close()
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    got = b""
+    with closing(Transport(ours, "test", SystemClock(), CancelToken())) as peer:
+        peer.arm(60)
+        for count, ahead, into in steps:
+            if into:
+                part = bytearray(count)
+                peer.receive_into(memoryview(part))
+                got += part
+            else:
+                got += peer.receive(count, ahead=ahead)
+        with pytest.raises(ConnectionLostError):
+            peer.receive(1)
+    sender.join()
+    assert got == sent

@@ -1,0 +1,1 @@
+"""Sealift beside its peers and limits, in the same run: ``python -m benchmarks``."""

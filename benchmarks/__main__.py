@@ -1,0 +1,54 @@
+"""``python -m benchmarks``: every bar, measured here and now.
+
+Prints a line ``bench NAME ratio X bar Y ok|short`` for each bar as it is measured, then a
+table and a profile, and ends with 1 when a row is short.
+"""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from benchmarks import ebs_seed, machine, nbd_read, report
+from benchmarks.measure import Row
+from benchmarks.scale import FULL, TINY, Scale
+
+Benchmark = Callable[[Scale, Path], Iterator[Row]]
+
+BENCHMARKS: dict[str, Benchmark] = {
+    "read": nbd_read.measure,
+    "seed": ebs_seed.measure,
+}
+
+
+def main() -> int:
+    """Run what is asked for; 0 when every bar is kept."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}")
+    parser.add_argument("--tiny", action="store_true", help="only see that it works")
+    parser.add_argument("--doc", type=Path, metavar="FILE", help="write the page, too")
+    options = parser.parse_args()
+    unknown = set(options.names) - set(BENCHMARKS)
+    if unknown:
+        parser.error(f"there is no {', '.join(sorted(unknown))}")
+    facts = machine.facts()
+    print("\n".join(report.facts_lines(facts)), flush=True)
+    rows = []
+    for row in _measured(options.names or list(BENCHMARKS), TINY if options.tiny else FULL):
+        rows.append(row)
+        print(row.line, flush=True)
+    print("\n".join(report.table_lines(rows)))
+    if options.doc:
+        options.doc.write_text(report.page(facts, rows))
+    return 0 if all(row.ok for row in rows) else 1
+
+
+def _measured(names: list[str], scale: Scale) -> Iterator[Row]:
+    for name in names:
+        with tempfile.TemporaryDirectory(prefix="slb-") as folder:
+            yield from BENCHMARKS[name](scale, Path(folder))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

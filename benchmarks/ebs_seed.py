@@ -1,0 +1,161 @@
+"""A full seed into the real EBS writer beside the fastest plain boto3 uploader.
+
+Both read the same sparse raw disk, hash every block of it that holds data and put it with
+the same boto3 client to a server that only accepts. The uploader keeps no journal, no block
+map, no progress and no retry, and may use as many threads as are best for it; Sealift uses
+the number that a plan has by default.
+"""
+
+import hashlib
+import os
+import statistics
+from base64 import b64encode
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks.accepting import accepting
+from benchmarks.disks import spread, write_data
+from benchmarks.measure import CLOCK, Bar, Row, Sense, paired, seconds
+from benchmarks.scale import Scale
+from connectors.aws.session import AwsClients
+from connectors.aws.spec import AwsSpec
+from connectors.aws.target import AwsTarget
+from connectors.local import RawFileReader
+from sealift.endpoints import VmDisk
+from sealift.journal import JournalKey, SyncJournal
+from sealift.store import FileStateStore
+from sealift.sync import SyncContext, sync
+from sealift.units import GiB, KiB, MiB, format_rate
+
+if TYPE_CHECKING:
+    from mypy_boto3_ebs import EBSClient
+
+BLOCK = 512 * KiB
+DATA_SHARE = 0.3
+THREADS = (2, 4, 8, 16, 32)
+
+
+def measure(scale: Scale, folder: Path) -> Iterator[Row]:
+    """One row."""
+    data = int(scale.seed_bytes * DATA_SHARE)
+    disk = write_data(
+        folder / "seed.raw", scale.seed_bytes, spread(scale.seed_bytes, data, 4 * MiB)
+    )
+    with accepting() as endpoint:
+        seed = Seed(disk, folder, clients(endpoint))
+        threads = seed.best_threads()
+        pairs = paired(
+            partial(seconds, seed.ours),
+            partial(seconds, partial(seed.plain, threads)),
+            scale.few_pairs,
+        )
+    disk.unlink()
+    sent = sum(1 for _ in data_blocks(disk_size=scale.seed_bytes, data=data)) * BLOCK
+    yield Row(
+        Bar(
+            "ebs-seed",
+            "time of a full seed of a disk with 30 % data into the EBS writer, by the time of "
+            f"the fastest plain boto3 uploader (best of {THREADS} threads: {threads}) into the "
+            "same server that only accepts",
+            Sense.AT_MOST,
+            1.3,
+        ),
+        pairs.ratio,
+        format_rate(sent / statistics.median(pairs.ours)),
+        format_rate(sent / statistics.median(pairs.peer)),
+    )
+
+
+def data_blocks(disk_size: int, data: int) -> Iterator[int]:
+    """Indexes of the blocks that ``measure`` fills."""
+    for start, length in spread(disk_size, data, 4 * MiB):
+        yield from range(start // BLOCK, (start + length) // BLOCK)
+
+
+def clients(endpoint: str) -> AwsClients:
+    """Sealift's own SDK clients, as a plan without further settings makes them."""
+    os.environ |= {"AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench"}
+    return AwsClients(AwsSpec("subnet-1", ("sg-1",), region="us-east-1", endpoint=endpoint))
+
+
+@dataclass
+class Seed:
+    """The same disk, sent in two ways."""
+
+    disk: Path
+    folder: Path
+    clients: AwsClients
+
+    def __post_init__(self) -> None:
+        self._numbers = count(1)
+        self._size = self.disk.stat().st_size
+
+    def ours(self) -> None:
+        """Through ``sync`` with journal and progress, from StartSnapshot to completed."""
+        number = next(self._numbers)
+        target = AwsTarget(self.clients.spec, f"bench{number}", CLOCK, clients=self.clients)
+        ref = target.begin_snapshot(1, VmDisk("disk0", self._size, "virtio"), None)
+        writer, reader = target.writer(ref, None), RawFileReader(self.disk)
+        key = JournalKey(reader.identity, writer.identity, ref.size, BLOCK)
+        journal = SyncJournal(FileStateStore(self.folder / f"state{number}"), "journal", key, CLOCK)
+        sync(reader, writer, SyncContext(CLOCK), journal=journal)
+        journal.close()
+        reader.close()
+
+    def plain(self, threads: int) -> None:
+        """Only what AWS's documentation asks for: start, put, complete."""
+        ebs = self.clients.ebs
+        snapshot_id = ebs.start_snapshot(VolumeSize=-(-self._size // GiB))["SnapshotId"]
+        fd = os.open(self.disk, os.O_RDONLY)
+        with ThreadPoolExecutor(threads) as pool:
+            put = partial(_put, ebs, fd, snapshot_id)
+            digests = list(pool.map(put, _allocated(fd, self._size)))
+        os.close(fd)
+        total = hashlib.sha256(b"".join(digests)).digest()
+        ebs.complete_snapshot(
+            SnapshotId=snapshot_id,
+            ChangedBlocksCount=len(digests),
+            Checksum=b64encode(total).decode(),
+            ChecksumAlgorithm="SHA256",
+            ChecksumAggregationMethod="LINEAR",
+        )
+
+    def best_threads(self) -> int:
+        """Of ``THREADS``, the number with which the uploader is fastest here and now."""
+        self.plain(THREADS[-1])  # opens the connections
+        found = {
+            n: statistics.median(seconds(partial(self.plain, n)) for _ in range(2)) for n in THREADS
+        }
+        return min(found, key=lambda n: found[n])
+
+
+def _allocated(fd: int, size: int) -> Iterator[int]:
+    """Indexes of blocks that are not holes."""
+    at = 0
+    while at < size:
+        try:
+            at = os.lseek(fd, at, os.SEEK_DATA)
+        except OSError:
+            return
+        end = os.lseek(fd, at, os.SEEK_HOLE)
+        yield from range(at // BLOCK, -(-end // BLOCK))
+        at = end
+
+
+def _put(ebs: "EBSClient", fd: int, snapshot_id: str, index: int) -> bytes:
+    data = os.pread(fd, BLOCK, index * BLOCK)
+    digest = hashlib.sha256(data).digest()
+    ebs.put_snapshot_block(
+        SnapshotId=snapshot_id,
+        BlockIndex=index,
+        BlockData=data,
+        DataLength=BLOCK,
+        Checksum=b64encode(digest).decode(),
+        ChecksumAlgorithm="SHA256",
+    )
+    return digest

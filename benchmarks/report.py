@@ -1,0 +1,52 @@
+"""Rows for people, and the page of the documentation."""
+
+from collections.abc import Sequence
+
+from benchmarks.measure import Row
+
+_HEAD = ("what", "Sealift", "peer or limit", "ratio", "bar", "")
+
+
+def facts_lines(facts: Sequence[tuple[str, str]]) -> list[str]:
+    """The machine, for a terminal."""
+    return [f"{name}: {value}" for name, value in facts]
+
+
+def table_lines(rows: Sequence[Row]) -> list[str]:
+    """The table, for a terminal."""
+    cells = [_HEAD, *map(_cells, rows)]
+    widths = [max(len(row[n]) for row in cells) for n in range(len(_HEAD))]
+    return ["", *("  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)) for r in cells)]
+
+
+def page(facts: Sequence[tuple[str, str]], rows: Sequence[Row]) -> str:
+    """The page ``docs/benchmarks.md``."""
+    lines = [
+        "# Benchmarks",
+        "",
+        "Written by `make bench DOC=1`; not by hand. Every ratio comes from one run on one",
+        "machine: Sealift and its peer take turns, and the median over the pairs counts. Absolute",
+        "figures say something about this machine only.",
+        "",
+        *_markdown(("machine", ""), facts),
+        "",
+        *_markdown(_HEAD, [_cells(row) for row in rows]),
+        "",
+        "## What each ratio is",
+        "",
+        *(f"- **{row.bar.name}** ({_bar(row)}): {row.bar.ratio}." for row in rows),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    verdict = "ok" if row.ok else "short"
+    return (row.bar.name, row.ours, row.peer, f"{row.ratio:.3f}", _bar(row), verdict)
+
+
+def _bar(row: Row) -> str:
+    return f"{row.bar.sense.value} {row.bar.limit:g}"

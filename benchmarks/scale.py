@@ -1,0 +1,60 @@
+"""How much is measured: in full, or just enough to see that a benchmark works."""
+
+from dataclasses import dataclass
+
+from sealift.units import GiB, MiB
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Sizes in bytes and counts of repetitions.
+
+    Attributes:
+        read_bytes: disk that is read beside nbdcopy.
+        seed_bytes: disk that is seeded beside the plain uploader; 30 % of it is data.
+        round_bytes: disk of which one percent changes, full of data.
+        small_bytes: smaller of the two disks whose syncs' memory is compared.
+        large_bytes: the larger one.
+        memory_data_bytes: data in each of the two.
+        cutover_bytes: disk that is cut over.
+        dirty_bytes: what its last sync has to send.
+        pairs: repetitions of short measurements.
+        few_pairs: repetitions of long ones.
+    """
+
+    read_bytes: int
+    seed_bytes: int
+    round_bytes: int
+    small_bytes: int
+    large_bytes: int
+    memory_data_bytes: int
+    cutover_bytes: int
+    dirty_bytes: int
+    pairs: int
+    few_pairs: int
+
+
+FULL = Scale(
+    read_bytes=2 * GiB,
+    seed_bytes=4 * GiB,
+    round_bytes=16 * GiB,
+    small_bytes=1 * GiB,
+    large_bytes=64 * GiB,
+    memory_data_bytes=256 * MiB,
+    cutover_bytes=1 * GiB,
+    dirty_bytes=64 * MiB,
+    pairs=7,
+    few_pairs=5,
+)
+TINY = Scale(
+    read_bytes=32 * MiB,
+    seed_bytes=64 * MiB,
+    round_bytes=100 * MiB,
+    small_bytes=16 * MiB,
+    large_bytes=1 * GiB,
+    memory_data_bytes=8 * MiB,
+    cutover_bytes=64 * MiB,
+    dirty_bytes=4 * MiB,
+    pairs=1,
+    few_pairs=1,
+)

@@ -1,0 +1,49 @@
+"""Every benchmark runs and prints its rows; how fast is not judged here."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.measure import Bar, Pairs, Row, Sense
+
+ROOT = Path(__file__).parents[2]
+LINE = re.compile(r"^bench ([a-z-]+) ratio \d+\.\d{3} bar \d+\.\d{3} (ok|short)$", re.MULTILINE)
+
+
+@pytest.mark.slow
+@pytest.mark.tools
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [("read", ["read-qemu-nbd", "read-nbdkit"]), ("seed", ["ebs-seed"])],
+)
+def test_a_benchmark_prints_its_rows(name: str, rows: list[str], tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    command = [sys.executable, "-m", "benchmarks", name, "--tiny", "--doc", str(page)]
+    done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
+    found = LINE.findall(done.stdout)
+    assert [row for row, _ in found] == rows, done.stderr
+    assert done.returncode == any(verdict == "short" for _, verdict in found)
+    assert re.search(r"^cores: \d+$", done.stdout, re.MULTILINE)
+    assert all(f"**{row}**" in page.read_text() for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("sense", "ratio", "ok"),
+    [
+        (Sense.AT_LEAST, 0.9, True),
+        (Sense.AT_LEAST, 0.8999, False),
+        (Sense.AT_MOST, 0.9, True),
+        (Sense.AT_MOST, 0.9001, False),
+    ],
+)
+def test_a_bar_is_judged_before_rounding(sense: Sense, ratio: float, ok: bool) -> None:
+    row = Row(Bar("name", "a by b", sense, 0.9), ratio, "1 s", "1 s")
+    assert row.ok is ok
+    assert row.line == f"bench name ratio {ratio:.3f} bar 0.900 {'ok' if ok else 'short'}"
+
+
+def test_the_ratio_is_the_median_of_the_pairs() -> None:
+    assert Pairs([2.0, 30.0, 1.0], [1.0, 10.0, 4.0]).ratio == 2.0

@@ -4,6 +4,7 @@ import logging
 from typing import cast
 from uuid import UUID
 
+from prefect import get_run_logger
 from prefect.artifacts import (
     create_markdown_artifact,
     create_progress_artifact,
@@ -35,7 +36,9 @@ class ArtifactView:
         self._shown = ""
 
     def note(self, noted: Noted) -> None:
-        """See ``View.note``."""
+        """See ``View.note``; each is a line in the run's log too."""
+        level = logging.WARNING if noted.note is Note.WARNING else logging.INFO
+        get_run_logger().log(level, "%s", noted.text)
         if noted.note is Note.FORECAST:
             create_markdown_artifact(
                 f"**{noted.text}**", key=f"sealift-{self._id}-forecast", description="Forecast"

@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import os
 import re
 from collections.abc import Callable
@@ -82,6 +83,25 @@ def test_rounds_and_disks_are_tasks_and_the_tables_are_there(world: Any) -> None
     assert re.search(r"round|point|final", progress.description)
     forecast = artifacts("sealift-web-01-forecast")[-1]
     assert "final sync would take" in forecast.data
+
+
+def test_the_moments_of_a_run_are_lines_of_its_log(world: Any) -> None:
+    from flows import migrating
+
+    lines: list[tuple[int, str]] = []
+
+    class Recorder(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append((record.levelno, record.getMessage()))
+
+    logger, recorder = logging.getLogger("prefect.flow_runs"), Recorder()
+    logger.addHandler(recorder)
+    try:
+        migrating.replicate(world.plan)
+    finally:
+        logger.removeHandler(recorder)
+    assert any(text.startswith("round 1: durable") for _, text in lines)
+    assert {level for level, text in lines if text.startswith("round")} == {logging.INFO}
 
 
 def test_a_cutover_needs_the_typed_name_and_leaves_evidence(

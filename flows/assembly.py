@@ -30,6 +30,10 @@ _BURST_BYTES = 4 * MiB
 _BURST_SECONDS = 0.25  # of a call rate; a service's own bucket forgives about a second
 
 
+SETTLING = "sealift undo after a stop"
+"""Run name of whoever puts the source back after a cutover that was killed or cancelled."""
+
+
 @dataclass(frozen=True, slots=True)
 class Around:
     """What a run brings along, whatever the plan says.

@@ -58,7 +58,7 @@ def settle_plan(plan: MigrationPlan, clock: Clock) -> bool:
 
 
 def _undone(plan: MigrationPlan, clock: Clock) -> bool:
-    around = assembly.Around(clock, CancelToken(), silent, os.environ, "sealift undo after a stop")
+    around = assembly.Around(clock, CancelToken(), silent, os.environ, assembly.SETTLING)
     with assembly.opened(plan, around) as ports:
         migrator = Migrator.open(ports, plan.migration)
         if migrator.state.phase not in _OPEN_CUTOVER:

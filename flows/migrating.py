@@ -18,6 +18,7 @@ from flows.artifacts import ArtifactView, publish_evidence
 from flows.aside import aside
 from flows.caller import Caller, caller
 from flows.checks import failed_checks, preflight_checks
+from flows.guardian import Guardian
 from flows.hooks import settle
 from flows.session import Run, Session, session
 from flows.tasks import TaskedMigrator, disks_as_tasks
@@ -144,7 +145,8 @@ def cutover(
     def body(run: Session) -> None:
         if rounds and run.migrator.state.phase is not Phase.CUTTING_OVER:
             run.migrator.converge()
-        m = run.migrator.cutover(_approval(confirm))
+        with Guardian(plan):
+            m = run.migrator.cutover(_approval(confirm))
         screen = kept_screen(run.ports.store, m.cutover.attempt) if m.cutover else None
         publish_evidence(m, screen)
 

@@ -24,6 +24,10 @@ from sealift.store import FileStateStore, StateLock
 
 log = logging.getLogger(__name__)
 
+UNDO_SECONDS = 120.0
+"""How long a command waits for the undo of a cutover that was killed."""
+_LOCK_POLL_SECONDS = 0.5
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -94,11 +98,39 @@ def _inside(
         run.clock, run.cancel, board, run.environ, f"sealift {run.command}", run.run_disks
     )
     with ExitStack() as stack:
-        stack.enter_context(StateLock(store.directory, around.run_name))
+        stack.enter_context(_owned(store.directory, around))
         views = [*run.views, BeatView(store, around.run_name, run.clock)]
         reporter = stack.enter_context(Reporter(board, views, run.clock))
         ports = assembly.ports_over(plan, around, store, stack)
         yield Session(run.open_migrator(ports, plan.migration), ports, reporter, log_path)
+
+
+@contextmanager
+def _owned(directory: Path, around: assembly.Around) -> Iterator[None]:
+    """The migration's lock; waits for nobody but an undo, which is soon over.
+
+    Raises:
+        LockedError: another run owns the migration.
+        StoppedError: a stop was asked for while waiting.
+    """
+    deadline = around.clock.monotonic() + UNDO_SECONDS
+    with ExitStack() as stack:
+        while not _entered(stack, StateLock(directory, around.run_name), around, deadline):
+            around.cancel.sleep(around.clock, _LOCK_POLL_SECONDS)
+        yield
+
+
+def _entered(stack: ExitStack, lock: StateLock, around: assembly.Around, deadline: float) -> bool:
+    """Whether the lock is ours; False while an undo holds it and may hold it longer."""
+    try:
+        stack.enter_context(lock)
+    except LockedError as error:
+        settling = assembly.SETTLING in str(error.operands.get("holder", ""))
+        if not settling or around.clock.monotonic() >= deadline:
+            raise
+        log.info("waiting for %s", error.operands["holder"])
+        return False
+    return True
 
 
 def unexpected(error: Exception, log_path: Path | None, environ: Mapping[str, str]) -> SealiftError:

@@ -157,6 +157,11 @@ class StopPlan(PlanModel):
         description="Pause a guest that did not power off in time (true), or undo the cutover "
         "(false)",
     )
+    guardian: bool = Field(
+        default=True,
+        description="Keep a small process beside a cutover that puts the source back to work if "
+        "Sealift is killed in the middle of it (true or false)",
+    )
 
 
 class Policy(PlanModel):

@@ -10,6 +10,7 @@ from types import ModuleType
 from flows.cli.output import Output
 from flows.cli.prefect_runs import run_flow
 from flows.cli.shown import facts, show_evidence, show_rounds
+from flows.guardian import Guardian
 from flows.session import Run, Session, session
 from flows.stop_signals import StopSignals
 from flows.wording import next_command
@@ -87,9 +88,9 @@ def _cutover_here(output: Output, plan: MigrationPlan, choice: CutoverChoice) ->
     with _running(output, plan, "cutover") as run:
         if choice.rounds and run.migrator.state.phase is not Phase.CUTTING_OVER:
             run.migrator.converge()
-        return run.migrator.cutover(
-            None if choice.yes else _approval(output, run.ports.context.cancel)
-        )
+        approve = None if choice.yes else _approval(output, run.ports.context.cancel)
+        with Guardian(plan):
+            return run.migrator.cutover(approve)
 
 
 def _undo(output: Output, plan: MigrationPlan) -> None:

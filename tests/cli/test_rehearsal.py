@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from connectors.qemu.power import RunState, run_state
+from connectors.qemu.qmp import QmpSession
 from sealift.clock import SystemClock
 
 pytestmark = [pytest.mark.tools, pytest.mark.sandbox]
@@ -149,6 +151,60 @@ def test_a_plan_says_what_would_be_sent_and_then_it_is(rehearsal: Rehearsal) -> 
     code, lines = rehearsal.run("plan")
     (disk,) = [line for line in lines if line["type"] == "estimate"]
     assert (disk["mode"], disk["send_bytes_at_most"]) == ("incremental", 0)
+
+
+def killed_in_a_cutover(rehearsal: Rehearsal, at: str, *words: str) -> None:
+    process = subprocess.Popen(
+        [*COMMAND, "cutover", "--yes", "--json", *words],
+        cwd=rehearsal.folder,
+        env={**os.environ, **rehearsal.environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if at in line:
+            break
+    process.kill()
+    process.communicate()
+
+
+def status(rehearsal: Rehearsal) -> dict[str, Any]:
+    code, lines = rehearsal.run("status")
+    assert code == 0, last(lines)
+    (found,) = [line for line in lines if line["type"] == "status"]
+    return found
+
+
+def machine_runs(rehearsal: Rehearsal) -> bool:
+    with QmpSession(rehearsal.folder / "qmp.sock", deadline_seconds=10) as qmp:
+        return run_state(qmp) is RunState.RUNNING
+
+
+@pytest.mark.fault(1, 42)
+@pytest.mark.parametrize("step", ["fence source", "launch"])
+def test_a_source_whose_cutover_was_killed_runs_again_by_itself(
+    rehearsal: Rehearsal, step: str
+) -> None:
+    killed_in_a_cutover(rehearsal, f"cutover: {step}")
+    clock = SystemClock()
+    until = clock.monotonic() + 60
+    while status(rehearsal)["phase"] != "replicating" and clock.monotonic() < until:
+        clock.sleep(0.2)
+    assert status(rehearsal)["phase"] == "replicating"
+    assert machine_runs(rehearsal)
+
+
+@pytest.mark.fault(42)
+def test_without_a_guardian_the_next_command_puts_the_source_back(rehearsal: Rehearsal) -> None:
+    words = ("--set", "policy.stop.guardian=false")
+    killed_in_a_cutover(rehearsal, "cutover: verify", *words)
+    assert status(rehearsal)["phase"] == "cutting-over"
+    assert not machine_runs(rehearsal)
+    code, lines = rehearsal.run("cutover", "--undo")
+    assert code == 0, last(lines)
+    assert machine_runs(rehearsal)
 
 
 def test_the_whole_rehearsal_ends_with_a_machine(rehearsal: Rehearsal) -> None:

@@ -34,6 +34,7 @@ policy:
   verify: all
   stop:
     mode: pause
+    guardian: false  # what the next command makes of a kill is what is tried here
 limits:
   bandwidth: 1GiB
   patience: {patience}

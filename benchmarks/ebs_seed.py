@@ -1,7 +1,7 @@
 """A full seed into the real EBS writer beside the fastest plain boto3 uploader.
 
 Both read the same sparse raw disk, hash every block of it that holds data and put it with
-the same boto3 client to a server that only accepts. The uploader keeps no journal, no block
+boto3 to a server that only accepts. The uploader keeps no journal, no block
 map, no progress and no retry, and may use as many threads as are best for it; Sealift uses
 the number that a plan has by default.
 """
@@ -17,6 +17,9 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import boto3
+from botocore.config import Config
 
 from benchmarks.accepting import accepting
 from benchmarks.disks import spread, write_data
@@ -94,6 +97,12 @@ class Seed:
     def __post_init__(self) -> None:
         self._numbers = count(1)
         self._size = self.disk.stat().st_size
+        self.plain_client = boto3.client(
+            "ebs",
+            region_name=self.clients.spec.region,
+            endpoint_url=self.clients.spec.endpoint,
+            config=Config(max_pool_connections=max(THREADS)),
+        )
 
     def ours(self) -> None:
         """Through ``sync`` with journal and progress, from StartSnapshot to completed."""
@@ -109,7 +118,7 @@ class Seed:
 
     def plain(self, threads: int) -> None:
         """Only what AWS's documentation asks for: start, put, complete."""
-        ebs = self.clients.ebs
+        ebs = self.plain_client
         snapshot_id = ebs.start_snapshot(VolumeSize=-(-self._size // GiB))["SnapshotId"]
         fd = os.open(self.disk, os.O_RDONLY)
         with ThreadPoolExecutor(threads) as pool:

@@ -16,6 +16,7 @@ from sealift.config import MigrationPlan
 from sealift.endpoints import CloudTarget, Hypervisor
 from sealift.errors import SourceError
 from sealift.ports import DiskRunner, Ports, side_by_side
+from sealift.private import make_private_folder
 from sealift.progress import Sink
 from sealift.ratelimit import RateLimit, SharedTokenBucket, TokenBucket, Unlimited
 from sealift.retry import RetryPolicy
@@ -133,7 +134,7 @@ def hypervisor_of(plan: MigrationPlan, state: Path, around: Around) -> Hyperviso
 def _own_scratch(state: Path) -> Path:
     """Below our state, where only this user may write: enough when QEMU runs as this user."""
     directory = state / "scratch"
-    directory.mkdir(mode=0o700, exist_ok=True)
+    make_private_folder(directory)
     return directory
 
 
@@ -185,7 +186,7 @@ def _shared(plan: MigrationPlan, around: Around, rate: float) -> SharedTokenBuck
     aws = plan.target.aws
     name = hashlib.sha256(f"{aws.profile}|{aws.region}|{aws.endpoint}".encode()).hexdigest()[:16]
     directory = state_home(around.environ) / ".limits"
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private_folder(directory)
     burst = max(1.0, rate * _BURST_SECONDS)
     path = directory / f"aws-put-{name}"
     return SharedTokenBucket(path, rate, burst, around.clock, around.cancel)

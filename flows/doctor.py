@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import sealift
+from converters.child_rules import plain_environment
 from flows.places import runtime_directory, state_directory, state_home
 from sealift.config import MigrationPlan
 from sealift.units import GiB, MiB, format_size
@@ -82,7 +83,12 @@ def _tools() -> Iterator[Finding]:
 def _tool_version(path: str) -> tuple[int, int] | None:
     try:
         done = subprocess.run(
-            [path, "--version"], capture_output=True, text=True, timeout=_TOOL_SECONDS, check=False
+            [path, "--version"],
+            capture_output=True,
+            text=True,
+            timeout=_TOOL_SECONDS,
+            check=False,
+            env=plain_environment(),
         )
     except (OSError, subprocess.SubprocessError):
         return None

@@ -14,6 +14,7 @@ from prefect.artifacts import create_table_artifact
 from prefect.concurrency.sync import concurrency
 from pydantic import Field
 
+from flows import hardening
 from flows.artifacts import ArtifactView, publish_evidence
 from flows.aside import aside
 from flows.caller import Caller, caller
@@ -52,6 +53,8 @@ def _run(
 ) -> None:
     """An owned migration, shown on Prefect's pages; ``body`` runs aside of this thread."""
     own = caller.get()
+    if own is None:  # else the command has done it
+        hardening.keep_memory_private()
     around = own or Caller()
     run = Run(
         f"{command}-flow",

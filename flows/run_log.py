@@ -8,6 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from sealift.clock import Clock
+from sealift.errors import LocalStateError
+from sealift.private import make_private_folder, open_private
 
 OURS = ("sealift", "connectors", "converters", "flows", "sandbox")
 KEPT_FILES = 30
@@ -100,12 +102,13 @@ class RunLog:
 
     def __enter__(self) -> "RunLog":
         try:
-            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private_folder(self._directory)
             prune(self._directory)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            stream = os.fdopen(os.open(self._wanted_path, flags, 0o600), "w", encoding="utf-8")
-        except OSError as error:
-            logging.getLogger(__name__).warning("no log file: %s", error.strerror)
+            name, flags = self._wanted_path.name, os.O_WRONLY | os.O_CREAT | os.O_EXCL
+            file = open_private(self._directory, name, flags)
+            stream = os.fdopen(file, "w", encoding="utf-8", errors="backslashreplace")
+        except (OSError, LocalStateError) as error:
+            logging.getLogger(__name__).warning("no log file: %s", error)
             return self
         self.path = self._wanted_path
         self._handler = _CappedHandler(stream)

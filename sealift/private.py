@@ -9,7 +9,7 @@ its place can lead us away or hold us, and then given its mode.
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -17,7 +17,6 @@ from sealift.errors import LocalStateError
 
 _FILE_MODE = 0o600
 _FOLDER_MODE = 0o700
-_OTHERS_MAY_WRITE = 0o022
 _NOT_A_FOLDER = frozenset({errno.ELOOP, errno.ENOTDIR})
 _NO_FOLLOWING = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
@@ -106,12 +105,18 @@ def _opened(inside: int, path: Path, flags: int) -> int:
     return descriptor
 
 
-def others_may_swap(path: Path) -> bool:
-    """Whether users other than this one and root could put something else in its place."""
-    found = path.parent.stat()
-    if found.st_mode & _OTHERS_MAY_WRITE and not found.st_mode & stat.S_ISVTX:
-        return True
-    return found.st_uid not in (0, os.geteuid())
+def others_may_replace(path: Path, trusted: Set[int]) -> bool:
+    """Whether users other than ``trusted`` and root could put something else in its place.
+
+    Looks at every folder above it. A folder that a group may write to counts as its
+    owner's: groups of one user are common.
+    """
+    for folder in path.parent.resolve().joinpath("x").parents:
+        found = folder.stat()
+        open_to_all = found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX
+        if open_to_all or found.st_uid not in trusted | {0}:
+            return True
+    return False
 
 
 def _foreign(path: Path) -> LocalStateError:

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from sealift.cancel import CancelToken
 from sealift.clock import Clock
+from sealift.private import open_private
 
 
 class RateLimit(Protocol):
@@ -105,8 +106,7 @@ class SharedTokenBucket:
         self._cancel = cancel or CancelToken()
         self._lock = threading.Lock()
         self._leased = 0
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._fd = os.open(path, flags, 0o600)
+        self._fd = open_private(path.parent, path.name, os.O_RDWR | os.O_CREAT)
 
     def acquire(self, amount: int) -> None:
         """Wait until ``amount`` units are due among all processes."""

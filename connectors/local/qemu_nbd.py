@@ -51,6 +51,7 @@ class QemuNbdServer:
         self._image = inspect(image.path, image.format, allow_backing=bases).image
         self._clock = clock or SystemClock()
         self._folder = Path(tempfile.mkdtemp(prefix="sealift-nbd-"))
+        self._folder.chmod(0o700)  # the umask may have taken even this
         try:
             self._child = Child(self._command(connections, writable=writable))
             self._wait_until_ready(start_seconds)

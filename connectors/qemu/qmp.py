@@ -163,10 +163,14 @@ class QmpSession:
     def peer_arguments(self) -> list[str]:
         """QEMU's command line, by the kernel's word on who listens; empty if not to be seen."""
         try:
-            raw = Path(f"/proc/{self._client.peer_pid()}/cmdline").read_bytes()
+            raw = Path(f"/proc/{self._client.peer()[0]}/cmdline").read_bytes()
         except OSError:
             return []
         return [part.decode(errors="replace") for part in raw.split(b"\0")]
+
+    def peer_uid(self) -> int:
+        """The user that QEMU ran as when it opened its monitor, by the kernel's word."""
+        return self._client.peer()[1]
 
     def close(self) -> None:
         """Free the monitor for others; idempotent."""
@@ -247,13 +251,14 @@ class _Client(QMPClient):
         seconds = number(stamp, "seconds") + number(stamp, "microseconds") / 1e6
         self.seen.append(Event(text(msg, "event"), seconds))
 
-    def peer_pid(self) -> int:
-        """The process that opened the listening socket."""
+    def peer(self) -> tuple[int, int]:
+        """Process and user that opened the listening socket."""
         if self._writer is None:
-            return 0
+            return 0, 0
         plain = self._writer.get_extra_info("socket")
         found = plain.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        return int(struct.unpack("3i", found)[0])
+        pid, uid, _ = struct.unpack("3i", found)
+        return pid, uid
 
     async def burst(self, commands: Sequence[Command]) -> list[Answer]:
         """Send all commands in one write that QEMU finishes without us.

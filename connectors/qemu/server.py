@@ -14,6 +14,7 @@ from connectors.qemu.names import SERVER_RECORD
 from connectors.qemu.qmp import CommandRefusedError, QmpSession
 from connectors.qemu.records import delete_record, read_record, write_record
 from sealift.errors import SourceError, UsageError
+from sealift.private import make_private_folder, others_may_replace
 
 _MAX_SOCKET_PATH_BYTES = 107  # sun_path of Linux, without its final NUL
 _RUNNING = "already running"
@@ -50,7 +51,7 @@ def ensure_server(qmp: QmpSession, path: Path) -> Path:
     known = read_record(qmp, SERVER_RECORD)
     if known is not None and _runs_again(qmp, Path(known)):
         return Path(known)
-    _private(path.parent)
+    _private(qmp, path.parent)
     delete_record(qmp, SERVER_RECORD)
     write_record(qmp, SERVER_RECORD, str(path))
     try:
@@ -64,7 +65,7 @@ def ensure_server(qmp: QmpSession, path: Path) -> Path:
 def _runs_again(qmp: QmpSession, path: Path) -> bool:
     """Whether our server of an earlier run listens there, still or once more."""
     try:
-        _private(path.parent)
+        _private(qmp, path.parent)
         _start(qmp, path)
     except CommandRefusedError as error:
         return _RUNNING in error.description
@@ -132,10 +133,27 @@ def _not_started(error: CommandRefusedError, path: Path) -> SourceError:
     )
 
 
-def _private(directory: Path) -> None:
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if stat.S_IMODE(directory.stat().st_mode) & 0o077:
+def _private(qmp: QmpSession, directory: Path) -> None:
+    """The folder of our socket: only this user, QEMU's and root may enter or replace it.
+
+    QEMU opens the socket by its path, so nobody else may be able to put another folder in
+    its place between this look and that.
+    """
+    if not os.path.lexists(directory):
+        make_private_folder(directory)
+    found, trusted = os.lstat(directory), {os.geteuid(), qmp.peer_uid()}
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid not in trusted | {0}:
+        raise SourceError(
+            f"{directory} is a link or belongs to another user; disks are exported there",
+            next_step="see who made it, or choose another runtime directory",
+        )
+    if stat.S_IMODE(found.st_mode) & 0o077:
         raise SourceError(
             f"others may enter {directory}, where disks are exported",
             next_step=f"chmod 700 {directory}",
+        )
+    if others_may_replace(directory, trusted):
+        raise SourceError(
+            f"others may replace {directory}, where disks are exported",
+            next_step="choose a runtime directory below one that is yours",
         )

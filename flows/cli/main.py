@@ -8,9 +8,16 @@ _FALSE = frozenset({"", "0", "false", "no", "off", "f", "n"})
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit code."""
+    """Run the command line; the exit code.
+
+    Args:
+        argv: its words; None when the process is this command's alone.
+    """
+    from flows import hardening
     from flows.cli.app import app
 
+    if argv is None:
+        hardening.keep_memory_private()
     words = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     try:
         result = app(args=words, prog_name="sealift", standalone_mode=False)

@@ -10,6 +10,7 @@ from typing import IO, TYPE_CHECKING, Any
 import sealift
 from sealift.cancel import CancelToken
 from sealift.clock import Clock, SystemClock
+from sealift.display import harmless
 from sealift.errors import SealiftError
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class Output:
         """One line for machines."""
         if not self.machine:
             return
-        line = json.dumps({"type": kind, **facts}, ensure_ascii=False, default=str)
+        line = _json_line({"type": kind, **facts})
         with self._lock:
             self._out.write(line + "\n")
             self._out.flush()
@@ -67,12 +68,12 @@ class Output:
     def say(self, text: str) -> None:
         """A result in words, for people."""
         if not self.machine:
-            print(text, file=self._out, flush=True)
+            print(harmless(text), file=self._out, flush=True)
 
     def hint(self, text: str) -> None:
         """Something beside the result, for people."""
         if not self.machine:
-            print(text, file=self._err, flush=True)
+            print(harmless(text), file=self._err, flush=True)
 
     def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         """A table for people."""
@@ -87,7 +88,7 @@ class Output:
         for column in columns:
             table.add_column(column, header_style="bold", overflow="fold")
         for row in rows:
-            table.add_row(*(Text(cell) for cell in row))
+            table.add_row(*(Text(harmless(cell)) for cell in row))
         Console(file=self._out, width=None if self._out.isatty() else 160).print(table)
 
     @property
@@ -160,6 +161,16 @@ class Output:
         if operands.get("log"):
             self.hint(f"log: {operands['log']}")
         return error.exit_code
+
+
+def _json_line(facts: Mapping[str, Json]) -> str:
+    """As people can read it; all in ASCII where a name is not text, as file names may be."""
+    line = json.dumps(facts, ensure_ascii=False, default=str)
+    try:
+        line.encode()
+    except UnicodeEncodeError:
+        return json.dumps(facts, default=str)
+    return line
 
 
 def _plain(value: Any) -> Json:

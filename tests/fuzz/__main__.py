@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from pathlib import Path
 
 from tests.fuzz.engine import fuzz, run_once, shares, table
 from tests.fuzz.targets import BUILDERS
@@ -12,7 +13,7 @@ def main() -> int:
     arguments = _arguments()
     chosen = [build() for name, build in BUILDERS.items() if arguments.parser in (None, name)]
     if arguments.input is not None:
-        print(run_once(chosen[0], bytes.fromhex(arguments.input)))
+        print(run_once(chosen[0], _bytes(arguments.input)))
         return 0
     wanted = shares(chosen, arguments.executions)
     reports = []
@@ -26,12 +27,18 @@ def main() -> int:
     return 1 if crashes else 0
 
 
+def _bytes(text: str) -> bytes:
+    return Path(text[1:]).read_bytes() if text.startswith("@") else bytes.fromhex(text)
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz")
     parser.add_argument("--executions", type=int, default=1_000_000, help="over all parsers")
     parser.add_argument("--seed", default="1", help="the same seed gives the same inputs")
     parser.add_argument("--parser", choices=list(BUILDERS), help="only this one")
-    parser.add_argument("--input", metavar="HEX", help="run these bytes through --parser, once")
+    parser.add_argument(
+        "--input", metavar="HEX|@FILE", help="run these bytes through --parser, once"
+    )
     arguments = parser.parse_args()
     if arguments.input is not None and arguments.parser is None:
         parser.error("--input needs --parser")

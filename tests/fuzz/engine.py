@@ -9,12 +9,15 @@ input joins the corpus: the line that refuses stands in for coverage.
 import re
 import signal
 import sys
+import tempfile
 import threading
 import time
 import tracemalloc
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from random import Random
 from types import FrameType, TracebackType
 
@@ -27,6 +30,7 @@ SAMPLE = 512
 _MAX_CORPUS = 512
 _MAX_CRASHES = 8
 _MAX_TRIES = 3000
+_SHOWN_BYTES = 1024
 _HANG_CPU_SECONDS = 30.0
 _PRODUCT = ("sealift", "connectors", "converters", "flows")
 
@@ -46,7 +50,7 @@ class Target:
         repair: makes checksums right again; applied to half of the inputs.
         around: what has to be in place while it runs.
         memory_bytes: most that one execution may hold, beyond its input.
-        calls: most function calls of one execution.
+        calls: most function calls of one execution, beside one for each byte of its input.
     """
 
     name: str
@@ -80,13 +84,19 @@ class Crash:
     data: bytes
 
     def __str__(self) -> str:
+        shown = self.data.hex() if len(self.data) <= _SHOWN_BYTES else f"@{self._kept()}"
         return (
             f"{self.target}: {self.what}\n"
-            f"  seed {self.seed}, execution {self.execution}, {len(self.data)} bytes: "
-            f"{self.data.hex()}\n"
-            f"  again: .venv/bin/python -m tests.fuzz --parser {self.target} "
-            f"--input {self.data.hex()}"
+            f"  seed {self.seed}, execution {self.execution}, {len(self.data)} bytes: {shown}\n"
+            f"  again: .venv/bin/python -m tests.fuzz --parser {self.target} --input {shown}"
         )
+
+    def _kept(self) -> Path:
+        """Too long for a line: in a file."""
+        name = f"sealift-fuzz-{self.target}-{zlib.crc32(self.data):08x}"
+        path = Path(tempfile.gettempdir()) / name
+        path.write_bytes(self.data)
+        return path
 
 
 @dataclass
@@ -196,7 +206,7 @@ def _watched(target: Target, data: bytes) -> object:
         tracemalloc.stop()
         if held > target.memory_bytes + len(data):
             raise UnboundedError(f"held {held} bytes for an input of {len(data)}")
-        if calls > target.calls:
+        if calls > target.calls + len(data):
             raise UnboundedError(f"{calls} calls for an input of {len(data)}")
 
 

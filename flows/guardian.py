@@ -16,6 +16,7 @@ import sys
 from contextlib import suppress
 from types import TracebackType
 
+from flows import hardening
 from flows.hooks import settle_plan
 from flows.places import state_directory
 from flows.run_log import RunLog
@@ -114,5 +115,6 @@ def _until_settled(plan: MigrationPlan, clock: Clock) -> bool:
 
 
 if __name__ == "__main__":
+    hardening.keep_memory_private()
     pipe = sys.stdin.buffer
     sys.exit(0 if guard(pipe.readline(), pipe.read(), SystemClock()) else 1)

@@ -33,9 +33,7 @@ def read_vhdx(read: Read, size_bytes: int) -> Header:
         raise not_of_format("VHDX")
     size: int | None = None
     references: list[Reference] = []
-    for region, start in _regions(read):
-        if region != _METADATA_REGION:
-            continue
+    for start in _metadata(read):
         for item, offset in _items(read, start):
             if item == _VIRTUAL_SIZE:
                 raw = exactly(read, offset, 8, "VHDX disk size")
@@ -58,6 +56,17 @@ def _regions(read: Read) -> Iterator[tuple[UUID, int]]:
     for index in range(count):
         raw, offset, _length, _required = _REGION_ENTRY.unpack_from(table, 16 + 32 * index)
         yield UUID(bytes_le=raw), offset
+
+
+def _metadata(read: Read) -> list[int]:
+    """Where the one metadata region is; of 2047 of them each would be 2047 entries long."""
+    found = [start for region, start in _regions(read) if region == _METADATA_REGION]
+    if len(found) > 1:
+        raise ImageError(
+            f"the VHDX image has {len(found)} metadata regions, of which there is one",
+            next_step="copy the image again and compare its checksum with the original's",
+        )
+    return found
 
 
 def _items(read: Read, start: int) -> Iterator[tuple[UUID, int]]:

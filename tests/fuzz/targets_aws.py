@@ -9,7 +9,7 @@ from unittest import mock
 
 from botocore.awsrequest import AWSResponse
 
-from connectors.aws import instance_types, quotas
+from connectors.aws import block_lists, instance_types, quotas
 from connectors.aws.block_lists import changed_blocks, written_blocks
 from connectors.aws.errors import aws_call, field_of
 from connectors.aws.instance_types import MachineNeed, choose
@@ -47,7 +47,9 @@ class FedAws:
 
     @contextmanager
     def around(self) -> Iterator[None]:
-        with mock.patch.dict("os.environ", _KEYS):
+        # How long empty pages are followed is tests/aws's affair; here it would be all there is.
+        pages = mock.patch.object(block_lists, "_EMPTY_PAGES", 20)
+        with pages, mock.patch.dict("os.environ", _KEYS):
             for client in (self.clients.ebs, self.clients.ec2, self.clients.quotas):
                 client.meta.events.register("before-send", self.answer)
             yield
@@ -71,7 +73,7 @@ def _target(
         try:
             return call(fed.clients)
         except SealiftError as error:
-            if len(error.message) > 2000 or "\n" in error.message:
+            if len(error.message) > 12_000 or "\n" in error.message:
                 raise AssertionError(f"a message of {len(error.message)} characters") from error
             raise
 

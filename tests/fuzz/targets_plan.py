@@ -61,7 +61,7 @@ def _told(error: ConfigError) -> str:
     assert error.message.encode()
     problems = error.operands.get("problems")
     first = problems[0]["message"] if isinstance(problems, list) else error.message
-    return re.sub(r"[^a-z ]", "", str(first).partition("(")[0])[:30]
+    return re.sub(r"[^a-z ]", "", str(first).partition("(")[0])[:12]
 
 
 def _plan_file() -> Target:

@@ -1,10 +1,18 @@
 """Inputs that once broke a parser, as the fuzzer shortened them, and what they end in now."""
 
+import struct
+from uuid import UUID
+
 import pytest
 
+from converters.headers import read_header
+from converters.image import ImageFormat
+from sealift.errors import ImageError
+from sealift.units import KiB, MiB
 from tests.fuzz.engine import run_once
 from tests.fuzz.targets import BUILDERS
 
+_METADATA = UUID("8b7ca206-4790-4b9a-b8fe-575f050f886e").bytes_le
 _DEEP = b"[" * 3000
 _GREETING = (
     b'{"QMP": {"version": {"qemu": {"major": 7, "minor": 2, "micro": 0}, "package": ""}, '
@@ -44,6 +52,30 @@ _LIST = b'\0{"BlockSize": 524288, "Blocks": [%s], "VolumeSize": 1}'
 )
 def test_it_is_refused_by_type(parser: str, data: bytes, outcome: str) -> None:
     assert outcome in run_once(BUILDERS[parser](), data)
+
+
+@pytest.mark.fault(50)
+def test_a_table_of_tables_is_not_walked_for_every_entry() -> None:
+    """2,047 regions that are all the metadata, with 2,047 entries each: four million steps."""
+    regions = b"".join(
+        struct.pack("<16sQII", _METADATA, 256 * KiB, 64 * KiB, 1) for _ in range(2047)
+    )
+    entries = struct.pack("<16sIIII", _METADATA, 0, 8, 0, 0) * 2047
+    content = bytearray(MiB)
+    content[:8] = b"vhdxfile"
+    content[192 * KiB : 192 * KiB + 16] = struct.pack("<4sIII", b"regi", 0, 2047, 0)
+    content[192 * KiB + 16 : 192 * KiB + 16 + len(regions)] = regions
+    content[256 * KiB : 256 * KiB + 12] = struct.pack("<8sHH", b"metadata", 0, 2047)
+    content[256 * KiB + 32 : 256 * KiB + 32 + len(entries)] = entries
+    reads = []
+
+    def read(offset: int, length: int) -> bytes:
+        reads.append(length)
+        return bytes(content[offset : offset + length])
+
+    with pytest.raises(ImageError, match="2047 metadata regions"):
+        read_header(ImageFormat.VHDX, read, len(content))
+    assert sum(reads) < MiB
 
 
 @pytest.mark.fault(6)

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from sealift.endpoints import Check, SourceVm
-from sealift.errors import TargetError
 from sealift.ports import Ports
 from sealift.units import format_size
 
@@ -42,12 +41,13 @@ def failed_checks(checks: Sequence[Check]) -> None:
     """Raise for the checks that failed.
 
     Raises:
-        TargetError: with every failed check's name; the next step is that of the first.
+        SealiftError: of the first failed check's kind and with its next step; every failed
+            check is named.
     """
     failed = [c for c in checks if not c.ok]
     if failed:
         named = "; ".join(f"{c.name}: {c.found}" for c in failed)
-        raise TargetError(
+        raise failed[0].error(
             f"{len(failed)} of {len(checks)} checks failed: {named}",
             next_step=failed[0].next_step,
         )

@@ -11,6 +11,7 @@ from enum import Enum
 from typing import Protocol
 
 from sealift.disk import DiskReader, DiskWriter
+from sealift.errors import SealiftError, TargetError
 
 
 class Firmware(Enum):
@@ -253,12 +254,14 @@ class Check:
         ok: False stops a migration; a warning is ok with a text in ``next_step``.
         found: what was there.
         next_step: what to do, when not ok.
+        error: what a failure is, for the exit code.
     """
 
     name: str
     ok: bool
     found: str
     next_step: str = ""
+    error: type[SealiftError] = TargetError
 
 
 @dataclass(frozen=True, slots=True)

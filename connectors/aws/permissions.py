@@ -139,7 +139,9 @@ def _dry_run(action: str, call: Callable[[], Any]) -> Check:
         with aws_call(action):
             call()
     except TargetDeniedError as error:
-        return Check(action, ok=False, found="denied", next_step=error.next_step)
+        return Check(
+            action, ok=False, found="denied", next_step=error.next_step, error=TargetDeniedError
+        )
     except TargetError as error:
         allowed = code_of(error) == "DryRunOperation"
         return Check(action, ok=True, found="allowed" if allowed else f"not provable: {error}")

@@ -15,7 +15,7 @@ from connectors.aws.snapshots import Snapshots
 from connectors.aws.spec import AwsSpec
 from connectors.aws.tags import device_names
 from sealift.endpoints import Check, SourceVm
-from sealift.errors import ConfigError, TargetError
+from sealift.errors import ConfigError, QuotaError, TargetError
 from sealift.units import GiB, format_rate, format_size, round_up
 
 _STANDARD_FAMILIES = "acdhimrtz"
@@ -71,7 +71,7 @@ class Preflight:
             return check()
         except (TargetError, ConfigError) as error:
             step = error.next_step or f"correct the plan's {name}"
-            return Check(name, ok=False, found=error.message, next_step=step)
+            return Check(name, ok=False, found=error.message, next_step=step, error=type(error))
 
     def _identity(self) -> Check:
         with aws_call("sts:GetCallerIdentity"):
@@ -141,7 +141,7 @@ class Preflight:
         found = f"{used} of {limit:.0f} in use, {machine.vcpus} more needed"
         if used + machine.vcpus > limit:
             step = "raise 'Running On-Demand Standard instances' in Service Quotas"
-            return Check("vCPU quota", ok=False, found=found, next_step=step)
+            return Check("vCPU quota", ok=False, found=found, next_step=step, error=QuotaError)
         return Check("vCPU quota", ok=True, found=found)
 
     def _running(self) -> Iterator[Any]:
@@ -218,7 +218,9 @@ class Preflight:
         found = f"{used} of {quota.value:.0f} in use ({quota.source.value})"
         if used + len(vm.disks) > quota.value:
             step = "wait for snapshots to complete, or delete abandoned ones"
-            return Check("pending snapshots", ok=False, found=found, next_step=step)
+            return Check(
+                "pending snapshots", ok=False, found=found, next_step=step, error=QuotaError
+            )
         return Check("pending snapshots", ok=True, found=found)
 
     def _speed(self, vm: SourceVm) -> Check:

@@ -220,7 +220,9 @@ def test_the_whole_rehearsal_ends_with_a_machine(rehearsal: Rehearsal) -> None:
 def test_wrong_credentials_are_named(rehearsal: Rehearsal) -> None:
     rehearsal.environment["AWS_ACCESS_KEY_ID"] = "AKIAWRONGWRONGWRONG1"
     code, lines = rehearsal.run("preflight", "--set", "migration=other")
-    assert code == 30, last(lines)
+    assert code == 32, last(lines)
+    assert last(lines)["code"] == "credentials"
+    assert "renew" in last(lines)["next"] or "credentials" in last(lines)["next"]
     (failed,) = [line for line in lines if line["type"] == "check" and not line["ok"]]
     assert "refuses the credentials" in failed["found"]
     assert "AKIAWRONG" not in json.dumps(lines)

@@ -16,7 +16,7 @@ KEPT_FILES = 30
 KEPT_BYTES = 64 * 1024 * 1024
 MAX_FILE_BYTES = 16 * 1024 * 1024
 
-_HIDDEN = "[redacted]"
+HIDDEN = "[redacted]"
 _PATTERNS = (
     re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{12,}\b"),
     re.compile(
@@ -45,12 +45,20 @@ class Redactor:
         self._values = sorted(held, key=len, reverse=True)
 
     def __call__(self, text: str) -> str:
-        """The text without secrets."""
+        """The text without secrets, and without what stands where one could."""
+        return _PATTERNS[1].sub(lambda m: m[1] + HIDDEN, self.known(text))
+
+    def known(self, text: str) -> str:
+        """The text without what is surely a secret; sentences for people stay as they are."""
         for value in self._values:
-            text = text.replace(value, _HIDDEN)
-        text = _PATTERNS[0].sub(_HIDDEN, text)
-        text = _PATTERNS[1].sub(lambda m: m[1] + _HIDDEN, text)
-        return _PATTERNS[2].sub(lambda m: f"{m[1]}{_HIDDEN}@", text)
+            text = text.replace(value, HIDDEN)
+        text = _PATTERNS[0].sub(HIDDEN, text)
+        return _PATTERNS[2].sub(lambda m: f"{m[1]}{HIDDEN}@", text)
+
+
+def names_a_secret(name: str) -> bool:
+    """Whether something of this name is likely to hold a secret."""
+    return bool(_SECRET_NAME.search(name))
 
 
 class _RedactingFormatter(logging.Formatter):

@@ -2,10 +2,10 @@
 
 import os
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 
 from flows.beat import BEAT_SECONDS, Beat, load_beat
+from flows.liveness import Liveness
 from flows.wording import lag_seconds
 from sealift.convergence import ConvergencePolicy, Forecast, RoundFigures, forecast
 from sealift.errors import UsageError
@@ -15,20 +15,6 @@ from sealift.store import FileStateStore, lock_owner
 
 STALLED_SECONDS = 120.0
 _SILENT_SECONDS = 6 * BEAT_SECONDS
-
-
-class Liveness(Enum):
-    """Whether somebody works on it."""
-
-    IDLE = "idle"
-    """Nobody, and the last run ended in order."""
-    RUNNING = "running"
-    STALLED = "stalled"
-    """A run owns it, and nothing has moved for two minutes."""
-    SILENT = "silent"
-    """A run owns it and no longer gives a sign of life: stopped or hanging."""
-    INTERRUPTED = "interrupted"
-    """The last run died without ending; the next one goes on."""
 
 
 @dataclass(frozen=True, slots=True)

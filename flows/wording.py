@@ -1,6 +1,6 @@
 """Words and tables about a migration, the same on a terminal, in JSON and in Prefect."""
 
-from sealift.migration import Cutover, Migration, Phase, RoundRecord
+from sealift.migration import Cutover, Migration, RoundRecord
 from sealift.units import format_duration, format_rate, format_size
 
 ROUND_COLUMNS = (
@@ -33,26 +33,6 @@ def round_row(record: RoundRecord) -> tuple[str, ...]:
         format_duration(record.pause_seconds),
         record.consistency,
     )
-
-
-def next_command(m: Migration | None) -> str:
-    """What to run next, in one line."""
-    if m is None:
-        return "sealift migrate"
-    if m.phase is Phase.REPLICATING:
-        begun = "sealift migrate, or sealift cutover when the time has come"
-        return begun if m.bases else "sealift migrate"
-    return _NEXT[m.phase]
-
-
-_NEXT = {
-    Phase.READY: "sealift cutover",
-    Phase.CUTTING_OVER: "sealift cutover to finish it, or sealift cutover --undo to go back",
-    Phase.UNDOING: "sealift cutover --undo until it succeeds",
-    Phase.CUT_OVER: "nothing: the target is the machine now",
-    Phase.ABANDONING: "sealift abandon",
-    Phase.ABANDONED: "nothing: choose another migration name to begin anew",
-}
 
 
 def evidence_rows(m: Migration) -> list[tuple[str, str]]:

@@ -11,7 +11,6 @@ import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +19,11 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from sealift.config import MigrationPlan
+from sealift.config_origin import Origin, Provenance
 from sealift.config_yaml import Document, Node, Path_, Problem, dotted, is_text, parse, read_text
 from sealift.errors import ConfigError
 
 PREFIX = "SEALIFT_"
-
-
-class Origin(Enum):
-    """Where a value comes from."""
-
-    DEFAULT = "default"
-    FILE = "file"
-    ENVIRONMENT = "environment"
-    OPTION = "option"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +55,11 @@ class LoadedPlan:
 
     plan: MigrationPlan
     file: Path | None
-    origins: Mapping[str, Origin]
+    provenances: Mapping[str, Provenance]
 
-    def origin(self, name: str) -> Origin:
+    def provenance(self, name: str) -> Provenance:
         """Where the field ``target.aws.region`` comes from."""
-        return self.origins.get(name, Origin.DEFAULT)
+        return self.provenances.get(name, Provenance(Origin.DEFAULT))
 
 
 def fields(model: type[BaseModel] = MigrationPlan, at: tuple[str, ...] = ()) -> Iterator[FieldSpec]:
@@ -110,11 +101,11 @@ def load_plan(
     problems += more
     if problems or plan is None:
         raise _config_error(problems, file)
-    return LoadedPlan(plan, file, joined.origins())
+    return LoadedPlan(plan, file, joined.provenances())
 
 
 class _Joined:
-    """One tree of text out of three sources, remembering which value came from where."""
+    """One tree of text out of three provenances, remembering which value came from where."""
 
     def __init__(self, document: Document, origin: str) -> None:
         self.values = document.values
@@ -161,9 +152,12 @@ class _Joined:
         here[path[-1]] = value
         self._set[path] = (origin, name)
 
-    def origins(self) -> dict[str, Origin]:
-        found = {dotted(path): Origin.FILE for path in self.document.places}
-        found.update({dotted(path): origin for path, (origin, _) in self._set.items()})
+    def provenances(self) -> dict[str, Provenance]:
+        found = {
+            dotted(path): Provenance(Origin.FILE, place.in_file(self.file))
+            for path, place in self.document.places.items()
+        }
+        found.update({dotted(path): Provenance(*known) for path, known in self._set.items()})
         return found
 
     def problem(self, path: Path_, message: str) -> Problem:

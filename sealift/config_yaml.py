@@ -42,6 +42,10 @@ class Place:
     line: int
     column: int
 
+    def in_file(self, name: str) -> str:
+        """``plan.yaml:14:7``."""
+        return f"{name}:{self.line}:{self.column}"
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -54,9 +58,7 @@ class Problem:
 
     def text(self) -> str:
         """``plan.yaml:14:7 target.aws.region: unknown key``."""
-        where = (
-            f"{self.origin}:{self.place.line}:{self.place.column}" if self.place else self.origin
-        )
+        where = self.place.in_file(self.origin) if self.place else self.origin
         return " ".join(part for part in (where, self.field) if part) + f": {self.message}"
 
 

@@ -29,6 +29,7 @@ The number is the exit code of the command. Only ``TransientError`` and its chil
 are ever retried, and only by ``sealift.retry``.
 """
 
+from collections.abc import Iterator
 from typing import ClassVar
 
 from sealift.display import harmless
@@ -58,6 +59,8 @@ class SealiftError(Exception):
     @property
     def code(self) -> str:
         """The stable name that machines match on: ``"tracking-lost"``."""
+        if type(self) is SealiftError:
+            return "unexpected"
         name = type(self).__name__.removesuffix("Error")
         return "".join(f"-{c.lower()}" if c.isupper() else c for c in name).lstrip("-")
 
@@ -191,3 +194,13 @@ class StoppedError(SealiftError):
     """Stopped on request; the next run goes on from the journal."""
 
     exit_code = 130
+
+
+def every_error() -> Iterator[type[SealiftError]]:
+    """The classes of this module, a parent before its children."""
+    seen = [SealiftError]
+    while seen:
+        kind = seen.pop(0)
+        seen = [*kind.__subclasses__(), *seen]
+        if kind.__module__ == __name__:
+            yield kind

@@ -1,4 +1,4 @@
-"""Shared by all tests: evidence lines, which the end of a run shows.
+"""Shared by all tests: evidence lines, which the end of a run shows, and a Prefect server.
 
 A suite that counts something takes the ``evidence`` fixture and says what it found::
 
@@ -7,6 +7,7 @@ A suite that counts something takes the ``evidence`` fixture and says what it fo
 and the run ends with ``evidence: kill points: 144, unequal: 0``.
 """
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -63,3 +64,13 @@ def pytest_terminal_summary(
 ) -> None:
     for name, figures in config.stash[_LINES].items():
         terminalreporter.write_line(f"evidence: {name}: {figures}")
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A temporary server: about ten seconds, so once."""
+    os.environ.setdefault("PREFECT_HOME", str(tmp_path_factory.mktemp("prefect")))
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=120):
+        yield

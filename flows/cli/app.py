@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
+from flows.cli.examples import examples
 from flows.cli.image_app import image
-from flows.cli.invocation import invocation
+from flows.cli.invocation import invocation, machine_asked
 from flows.cli.options import (
     BootOption,
     CronOption,
@@ -24,20 +25,45 @@ from flows.cli.options import (
     UefiOption,
     YesOption,
 )
+from sealift.errors import UsageError
 
 app = typer.Typer(
     name="sealift",
-    help="Moves running virtual machines to another cloud without losing a write.",
-    no_args_is_help=True,
-    add_completion=True,
+    invoke_without_command=True,
+    add_completion=False,  # sealift completion: without an import of this module
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # laying help out with rich costs 0.3 s
-    epilog="More: sealift help exit-codes | environment | json | recovery",
+    epilog=examples("sealift config init", "sealift help recovery", "sealift status --json"),
 )
-config = typer.Typer(help="The plan in effect, and a new one.", rich_markup_mode=None)
+config = typer.Typer(
+    help="The plan in effect, and a new one.",
+    rich_markup_mode=None,
+    epilog=examples("sealift config init", "sealift config show"),
+)
 
 
-@app.command(epilog="Example: sealift doctor --plan plan.yaml")
+@app.callback()
+def program(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", help="The same as sealift version.")
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Moves running virtual machines to another cloud without losing a write."""
+    if json:
+        machine_asked.set(True)
+    if context.invoked_subcommand is not None:
+        return
+    with invocation("version" if version else "", machine=json) as output:
+        if not version:
+            raise UsageError("no command is named", next_step="see sealift --help")
+        from flows.cli import doctor_command
+
+        doctor_command.version(output)
+
+
+@app.command(epilog=examples("sealift doctor", "sealift doctor --plan plan.yaml --json"))
 def doctor(plan: PlanOption = None, sets: SetOption = None, json: JsonOption = False) -> None:
     """Whether this host can run a migration: tools, packages, folders, sockets."""
     with invocation("doctor", machine=json) as output:
@@ -46,7 +72,11 @@ def doctor(plan: PlanOption = None, sets: SetOption = None, json: JsonOption = F
         doctor_command.doctor(output, plans.optional(plan, sets))
 
 
-@app.command(epilog="Example: sealift preflight")
+@app.command(
+    epilog=examples(
+        "sealift preflight", "sealift preflight --set target.aws.instance_type=m6i.large"
+    )
+)
 def preflight(plan: PlanOption = None, sets: SetOption = None, json: JsonOption = False) -> None:
     """Whether the target would take this machine; makes nothing."""
     with invocation("preflight", machine=json) as output:
@@ -55,7 +85,10 @@ def preflight(plan: PlanOption = None, sets: SetOption = None, json: JsonOption 
         look_commands.preflight(output, plans.loaded(plan, sets).plan)
 
 
-@app.command(name="plan", epilog="Example: sealift plan --set limits.bandwidth=100MiB/s")
+@app.command(
+    name="plan",
+    epilog=examples("sealift plan", "sealift plan --set limits.bandwidth=100MiB/s"),
+)
 def plan_round(
     plan: PlanOption = None,
     sets: SetOption = None,
@@ -69,7 +102,9 @@ def plan_round(
         look_commands.plan_round(output, plans.loaded(plan, sets, on_tracking_loss).plan)
 
 
-@app.command(epilog="Example: sealift status, or sealift status --id web-01")
+@app.command(
+    epilog=examples("sealift status", "sealift status --id web-01", "sealift status --json")
+)
 def status(
     plan: PlanOption = None,
     sets: SetOption = None,
@@ -84,7 +119,12 @@ def status(
         status_command.status(output, chosen, migration)
 
 
-@app.command(epilog="Example: sealift replicate --plan web.yaml")
+@app.command(
+    epilog=examples(
+        "sealift replicate --plan web.yaml",
+        "sealift replicate --on-tracking-loss full",
+    )
+)
 def replicate(
     plan: PlanOption = None,
     sets: SetOption = None,
@@ -100,7 +140,9 @@ def replicate(
         run_commands.replicate(output, chosen, prefect=prefect_runs.wanted(prefect))
 
 
-@app.command(epilog="Example: sealift migrate --set policy.downtime_budget=10s")
+@app.command(
+    epilog=examples("sealift migrate", "sealift migrate --set policy.downtime_budget=10s --json")
+)
 def migrate(
     plan: PlanOption = None,
     sets: SetOption = None,
@@ -116,7 +158,13 @@ def migrate(
         run_commands.migrate(output, chosen, prefect=prefect_runs.wanted(prefect))
 
 
-@app.command(epilog="Example: sealift cutover --yes, and to go back: sealift cutover --undo")
+@app.command(
+    epilog=examples(
+        "sealift cutover --yes",
+        "sealift cutover --no-rounds --yes",
+        "sealift cutover --undo",
+    )
+)
 def cutover(
     plan: PlanOption = None,
     sets: SetOption = None,
@@ -144,7 +192,7 @@ def cutover(
         run_commands.cutover(output, chosen, choice, prefect=prefect_runs.wanted(prefect))
 
 
-@app.command(epilog="Example: sealift abandon --yes")
+@app.command(epilog=examples("sealift abandon --yes"))
 def abandon(
     plan: PlanOption = None,
     sets: SetOption = None,
@@ -160,7 +208,7 @@ def abandon(
         run_commands.abandon(output, chosen, yes=yes, prefect=prefect_runs.wanted(prefect))
 
 
-@app.command(epilog="Example: sealift sandbox --port 5999")
+@app.command(epilog=examples("sealift sandbox", "sealift sandbox --directory account --json"))
 def sandbox(
     directory: DirectoryOption = None,
     port: PortOption = 0,
@@ -174,7 +222,7 @@ def sandbox(
         sandbox_command.sandbox(output, directory, port, boot=boot)
 
 
-@app.command(epilog="Example: sealift demo --output demo-output")
+@app.command(epilog=examples("sealift demo --output demo-output"))
 def demo(
     output: OutputOption = Path("demo-output"),
     uefi: UefiOption = False,
@@ -190,7 +238,7 @@ def demo(
         demo_command.demo(told, output, firmware, prefect=prefect)
 
 
-@app.command(epilog="Example: sealift serve --cron '*/30 * * * *'")
+@app.command(epilog=examples("sealift serve --cron '*/30 * * * *'"))
 def serve(
     plan: PlanOption = None,
     sets: SetOption = None,
@@ -204,7 +252,7 @@ def serve(
         serve_command.serve(output, plans.loaded(plan, sets).plan, cron)
 
 
-@app.command(epilog="Example: sealift version --json")
+@app.command(epilog=examples("sealift version", "sealift version --json"))
 def version(json: JsonOption = False) -> None:
     """Version, sources, targets, tools found."""
     with invocation("version", machine=json) as output:
@@ -213,9 +261,27 @@ def version(json: JsonOption = False) -> None:
         doctor_command.version(output)
 
 
-@app.command(name="help", epilog="Example: sealift help exit-codes")
+@app.command(epilog=examples("sealift completion bash", "sealift completion fish"))
+def completion(
+    shell: Annotated[str, typer.Argument(help="bash, zsh or fish.")],
+    json: JsonOption = False,
+) -> None:
+    """The script that lets a shell complete commands, options and names."""
+    with invocation("completion", machine=json) as output:
+        from flows.cli import completion_command
+
+        completion_command.completion(output, shell)
+
+
+@app.command(
+    name="help",
+    epilog=examples("sealift help exit-codes", "sealift help recovery", "sealift help json-schema"),
+)
 def help_topic(
-    topic: Annotated[str, typer.Argument(help="exit-codes, environment, json or recovery")],
+    topic: Annotated[
+        str | None,
+        typer.Argument(help="environment, exit-codes, events, recovery or json-schema."),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """More about one topic."""
@@ -225,7 +291,10 @@ def help_topic(
         help_topics.help_topic(output, topic)
 
 
-@config.command("show", epilog="Example: sealift config show --set limits.bandwidth=10MiB")
+@config.command(
+    "show",
+    epilog=examples("sealift config show", "sealift config show --set limits.bandwidth=10MiB"),
+)
 def config_show(plan: PlanOption = None, sets: SetOption = None, json: JsonOption = False) -> None:
     """Every field in effect, where its value comes from, and the variable that sets it."""
     with invocation("config show", machine=json) as output:
@@ -234,7 +303,9 @@ def config_show(plan: PlanOption = None, sets: SetOption = None, json: JsonOptio
         config_commands.show(output, plans.loaded(plan, sets))
 
 
-@config.command("init", epilog="Example: sealift config init")
+@config.command(
+    "init", epilog=examples("sealift config init", "sealift config init web.yaml --overwrite")
+)
 def config_init(
     path: Annotated[Path, typer.Argument(help="The file to write.")] = Path("plan.yaml"),
     overwrite: OverwriteOption = False,

@@ -2,9 +2,14 @@
 
 import os
 import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, cast
 
-from flows.cli.output import Json, Output
+from flows.cli.lines import PlainValue, Value
+from flows.cli.output import Output
+from flows.cli.summaries import PlanShown, PlanWritten
+from flows.run_log import HIDDEN, Redactor, names_a_secret
 from sealift.config_load import FieldSpec, LoadedPlan, fields, load_plan
 from sealift.errors import UsageError
 
@@ -21,28 +26,59 @@ _WIDTH = 88
 def show(output: Output, loaded: LoadedPlan) -> None:
     """Every field in effect, with where its value comes from and which variable sets it."""
     values = loaded.plan.model_dump(mode="json")
+    redactor = Redactor(os.environ)
     rows = []
     for spec in fields():
-        value, origin = _at(values, spec.path), loaded.origin(spec.name)
+        value = _without_secrets(_at(values, spec.path), redactor)
+        source = loaded.provenance(spec.name)
         output.emit(
-            "value",
-            field=spec.name,
-            value=value,
-            origin=origin.value,
-            variable=spec.variable,
-            help=spec.info.description or "",
+            Value(
+                field=spec.name,
+                value=value,
+                origin=source.origin,
+                where=source.where,
+                variable=spec.variable,
+                help=spec.info.description or "",
+            )
         )
-        shown = "-" if value is None else str(value)
-        rows.append((spec.name, shown, origin.value, spec.variable))
+        rows.append((spec.name, _written(spec.path[-1], value), str(source), spec.variable))
     output.table("configuration", ("field", "value", "from", "variable"), rows)
     name = str(loaded.file) if loaded.file else "the environment"
-    output.summary(f"{name} is a valid plan for migration {loaded.plan.migration}")
+    migration = loaded.plan.migration
+    output.summary(
+        PlanShown(text=f"{name} is a valid plan for migration {migration}", migration=migration)
+    )
 
 
-def _at(values: Json, path: tuple[str, ...]) -> Json:
+def _at(values: Any, path: tuple[str, ...]) -> PlainValue:
     for part in path:
         values = values[part] if isinstance(values, dict) else None
-    return values
+    return cast(PlainValue, values)
+
+
+def _without_secrets(value: PlainValue, redactor: Redactor) -> PlainValue:
+    """No field is meant for a secret; somebody may have put one into a tag or a URL."""
+    if isinstance(value, str):
+        return redactor.known(value)
+    if isinstance(value, Mapping):
+        return {
+            name: HIDDEN if names_a_secret(name) else redactor.known(text)
+            for name, text in value.items()
+        }
+    if isinstance(value, Sequence):
+        return [redactor.known(text) for text in value]
+    return value
+
+
+def _written(name: str, value: PlainValue) -> str:
+    """A value as one would write it in a plan."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str) or value is None:
+        return value or "-"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}={text}" for key, text in value.items()) or "-"
+    return str(value) if isinstance(value, int | float) else ", ".join(value) or "-"
 
 
 def init(output: Output, path: Path, *, overwrite: bool) -> None:
@@ -60,7 +96,8 @@ def init(output: Output, path: Path, *, overwrite: bool) -> None:
         raise UsageError(f"{path} is there already", next_step="add --overwrite") from None
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}", next_step="choose another file") from None
-    output.summary(f"wrote {path}", next_step=f"edit it, then: sealift doctor --plan {path}")
+    step = f"edit it, then: sealift doctor --plan {path}"
+    output.summary(PlanWritten(text=f"wrote {path}", next=step, path=str(path)))
 
 
 def template() -> str:
@@ -80,7 +117,7 @@ def template() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _field_lines(spec: FieldSpec, default: Json, indent: str) -> list[str]:
+def _field_lines(spec: FieldSpec, default: PlainValue, indent: str) -> list[str]:
     text = textwrap.wrap(spec.info.description or "", _WIDTH - len(indent), break_on_hyphens=False)
     lines = [f"{indent}# {line}" for line in text]
     example = _EXAMPLES.get(spec.name)
@@ -91,7 +128,7 @@ def _field_lines(spec: FieldSpec, default: Json, indent: str) -> list[str]:
     return [*lines, f"{indent}# {spec.path[-1]}: {shown}".rstrip()]
 
 
-def _plain(value: Json) -> str:
+def _plain(value: PlainValue) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return "" if value is None else str(value)

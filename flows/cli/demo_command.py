@@ -4,17 +4,25 @@ import sys
 from pathlib import Path
 
 from flows.cli.output import Output
+from flows.cli.summaries import Demonstrated
 from sandbox.demo import Demo
 from sealift.endpoints import Firmware
-from sealift.errors import IntegrityError
+from sealift.errors import IntegrityError, UsageError
 
 
 def demo(output: Output, folder: Path, firmware: Firmware, *, prefect: bool) -> None:
     """Run it; the last line counts.
 
     Raises:
+        UsageError: the folder cannot be made.
         SealiftError: a command failed, or a record is missing.
     """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"{folder}: {error.strerror}", next_step="name a folder with --output FOLDER"
+        ) from None
     stdout = sys.stderr.fileno() if output.machine else None
     outcome = Demo(folder, firmware, output.say, prefect=prefect, stdout=stdout).run()
     counted = (
@@ -24,9 +32,11 @@ def demo(output: Output, folder: Path, firmware: Firmware, *, prefect: bool) -> 
     if outcome.lost != 0 or outcome.acknowledged == 0:
         raise IntegrityError(counted, next_step=f"see {folder} for the consoles of both machines")
     output.summary(
-        counted,
-        acknowledged=outcome.acknowledged,
-        found=outcome.found,
-        lost=outcome.lost,
-        picture=str(outcome.picture),
+        Demonstrated(
+            text=counted,
+            acknowledged=outcome.acknowledged,
+            found=outcome.found,
+            lost=outcome.lost,
+            picture=str(outcome.picture),
+        )
     )

@@ -3,7 +3,9 @@
 import os
 
 import sealift
-from flows.cli.output import FORMAT, Output
+from flows.cli.lines import FORMAT, Checked
+from flows.cli.output import Output
+from flows.cli.summaries import ChecksPassed, Versions
 from flows.doctor import examine
 from sealift.config import MigrationPlan
 from sealift.errors import ToolError
@@ -17,15 +19,20 @@ def doctor(output: Output, plan: MigrationPlan | None) -> None:
     """
     found = examine(plan, os.environ)
     for f in found:
-        output.emit("check", name=f.what, ok=f.ok, found=f.found, needed=f.needed, next=f.fix)
+        output.emit(Checked(name=f.what, ok=f.ok, found=f.found, needed=f.needed, next=f.fix))
     rows = [("ok" if f.ok else "FAILED", f.what, f.found, f.needed, f.fix) for f in found]
     output.table("this host", ("", "what", "found", "needed", "fix"), rows)
     failed = [f for f in found if not f.ok]
     if failed:
         names = ", ".join(f.what for f in failed)
-        raise ToolError(f"{len(failed)} of {len(found)}: {names}", next_step=failed[0].fix)
+        raise ToolError(
+            f"{len(failed)} of {len(found)}: {names}",
+            next_step=failed[0].fix,
+            log="",  # the table has it all
+        )
     step = "sealift preflight asks the target" if plan else "sealift doctor --plan plan.yaml"
-    output.summary(f"all {len(found)} are in order", next_step=step, checks=len(found))
+    text = f"all {len(found)} are in order"
+    output.summary(ChecksPassed(command="doctor", text=text, next=step, checks=len(found)))
 
 
 def version(output: Output) -> None:
@@ -35,10 +42,12 @@ def version(output: Output) -> None:
     for name, found in tools.items():
         output.say(f"{name} {found}")
     output.summary(
-        "sources: qemu; targets: aws; images: raw, qcow2, vmdk, vhd, vhdx, vdi",
-        version=sealift.__version__,
-        json_format=FORMAT,
-        sources=["qemu"],
-        targets=["aws"],
-        tools=tools,
+        Versions(
+            text="sources: qemu; targets: aws; images: raw, qcow2, vmdk, vhd, vhdx, vdi",
+            version=sealift.__version__,
+            json_format=FORMAT,
+            sources=["qemu"],
+            targets=["aws"],
+            tools=tools,
+        )
     )

@@ -5,15 +5,26 @@ from typing import Annotated
 
 import typer
 
+from flows.cli.examples import examples
 from flows.cli.invocation import invocation
 from flows.cli.options import BackingOption, JsonOption, OverwriteOption, StatedOption
 
-image = typer.Typer(help="Disk image files, treated as hostile.", rich_markup_mode=None)
+image = typer.Typer(
+    help="Disk image files, treated as hostile.",
+    rich_markup_mode=None,
+    epilog=examples(
+        "sealift image info disk.qcow2",
+        "sealift image convert disk.qcow2 disk.vhd --to vhd-fixed",
+    ),
+)
 
 PathArgument = Annotated[Path, typer.Argument(help="The image file or block device.")]
 
 
-@image.command("info", epilog="Example: sealift image info disk.qcow2")
+@image.command(
+    "info",
+    epilog=examples("sealift image info disk.qcow2", "sealift image info disk.raw --format raw"),
+)
 def info(
     path: PathArgument,
     stated: StatedOption = None,
@@ -28,7 +39,11 @@ def info(
 
 
 @image.command(
-    "convert", epilog="Example: sealift image convert disk.qcow2 disk.vhd --to vhd-fixed"
+    "convert",
+    epilog=examples(
+        "sealift image convert disk.qcow2 disk.vhd --to vhd-fixed",
+        "sealift image convert disk.raw disk.qcow2 --format raw --to qcow2 --compress",
+    ),
 )
 def convert(
     path: PathArgument,

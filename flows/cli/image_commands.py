@@ -9,7 +9,9 @@ from converters.formats import Container
 from converters.image import ImageFormat
 from converters.untrusted import ImageFacts, inspect
 from flows.board import Board
-from flows.cli.output import Json, Output
+from flows.cli.lines import Image
+from flows.cli.output import Output
+from flows.cli.summaries import ImageConverted, ImageKnown
 from flows.reporter import Reporter
 from flows.stop_signals import StopSignals
 from sealift.cancel import CancelToken
@@ -37,10 +39,11 @@ def info(output: Output, path: Path, stated: str | None, allow_backing: Sequence
     cancel = CancelToken()
     with StopSignals(cancel):
         facts = inspect(path, _format(stated), allow_backing=allow_backing, cancel=cancel)
-    output.emit("image", **_facts(facts))
+    output.emit(_line(facts))
     output.table(str(path), ("", ""), _rows(facts))
     name = facts.image.format.name.lower()
-    output.summary(f"{path}: {name}, {format_size(facts.virtual_size_bytes)}")
+    size = format_size(facts.virtual_size_bytes)
+    output.summary(ImageKnown(text=f"{path}: {name}, {size}"))
 
 
 def convert(output: Output, asked: Conversion) -> None:
@@ -66,13 +69,15 @@ def convert(output: Output, asked: Conversion) -> None:
             clock=clock,
         )
     output.summary(
-        f"{asked.target}: {container.value}, {format_size(done.virtual_size_bytes)}, "
-        f"{'compared and equal' if done.verified else 'not compared'}",
-        path=str(done.image.path),
-        container=container.value,
-        virtual_size_bytes=done.virtual_size_bytes,
-        file_size_bytes=done.file_size_bytes,
-        verified=done.verified,
+        ImageConverted(
+            text=f"{asked.target}: {container.value}, {format_size(done.virtual_size_bytes)}, "
+            f"{'compared and equal' if done.verified else 'not compared'}",
+            path=str(done.image.path),
+            container=container.value,
+            virtual_size_bytes=done.virtual_size_bytes,
+            file_size_bytes=done.file_size_bytes,
+            verified=done.verified,
+        )
     )
 
 
@@ -119,14 +124,14 @@ def _rows(facts: ImageFacts) -> list[tuple[str, str]]:
     return rows + [("note", caveat) for caveat in facts.caveats]
 
 
-def _facts(facts: ImageFacts) -> dict[str, Json]:
-    return {
-        "path": str(facts.image.path),
-        "format": facts.image.format.name.lower(),
-        "format_stated": facts.format_stated,
-        "virtual_size_bytes": facts.virtual_size_bytes,
-        "file_size_bytes": facts.file_size_bytes,
-        "allocated_bytes": facts.allocated_bytes,
-        "backing": str(facts.backing.image.path) if facts.backing else None,
-        "caveats": list(facts.caveats),
-    }
+def _line(facts: ImageFacts) -> Image:
+    return Image(
+        path=str(facts.image.path),
+        format=facts.image.format.name.lower(),
+        format_stated=facts.format_stated,
+        virtual_size_bytes=facts.virtual_size_bytes,
+        file_size_bytes=facts.file_size_bytes,
+        allocated_bytes=facts.allocated_bytes,
+        backing=str(facts.backing.image.path) if facts.backing else None,
+        caveats=list(facts.caveats),
+    )

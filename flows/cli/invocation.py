@@ -3,39 +3,59 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
 
 import typer
 
 from flows.cli.output import Output
-from sealift.errors import SealiftError, StoppedError
+from sealift.errors import ImageError, LockedError, SealiftError, StoppedError, UsageError
+
+machine_asked: ContextVar[bool] = ContextVar("machine_asked", default=False)
+"""Whether ``--json`` stood before the command."""
 
 
 @contextmanager
 def invocation(command: str, *, machine: bool) -> Iterator[Output]:
     """Tell how the block ended, and turn it into the exit code."""
-    output = Output(command, machine=machine)
+    output = Output(command, machine=machine or machine_asked.get())
     try:
         yield output
     except SealiftError as error:
-        raise typer.Exit(output.fail(error)) from None
+        raise typer.Exit(output.fail(_with_log(error, command))) from None
     except KeyboardInterrupt:
         stopped = StoppedError("stopped: SIGINT", next_step="run the same command again")
         raise typer.Exit(output.fail(stopped)) from None
     except BrokenPipeError:
         os._exit(141)  # nobody reads any more: what a shell reports for SIGPIPE
     except Exception as error:
-        raise typer.Exit(output.fail(_logged(error, command))) from None
+        raise typer.Exit(output.fail(logged(error, command))) from None
 
 
-def _logged(error: Exception, command: str) -> SealiftError:
-    """The trace goes into a log file, never onto the terminal."""
+def _with_log(error: SealiftError, command: str) -> SealiftError:
+    """What went wrong while something was done has its trace in a log file."""
+    expected = isinstance(error, UsageError | LockedError | StoppedError | ImageError)
+    if not expected and "log" not in error.operands:
+        error.operands["log"] = _written(error, command, error.code)
+    return error
+
+
+def logged(error: Exception, command: str) -> SealiftError:
+    """What to tell of an exception that nobody expected: its trace goes into a log file."""
+    from flows.session import unexpected
+
+    return unexpected(error, _written(error, command, "unexpected"), os.environ)
+
+
+def _written(error: Exception, command: str, what: str) -> Path | None:
+    """The log file that has the trace."""
     import logging
 
     from flows.places import general_logs
     from flows.run_log import RunLog
-    from flows.session import unexpected
     from sealift.clock import SystemClock
 
-    with RunLog(general_logs(os.environ), command, SystemClock(), os.environ) as run_log:
-        logging.getLogger(__name__).error("unexpected", exc_info=error)
-        return unexpected(error, run_log.path, os.environ)
+    name = command.replace(" ", "-")
+    with RunLog(general_logs(os.environ), name, SystemClock(), os.environ) as run_log:
+        logging.getLogger(__name__).error("%s: %s", what, error, exc_info=error)
+        return run_log.path

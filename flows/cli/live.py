@@ -10,11 +10,12 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.board import STARTING, Line, Picture
+from flows.cli.lines import Counts, Noticed, Progress
 from sealift.progress import Note, Noted
 from sealift.units import format_duration
 
 if TYPE_CHECKING:
-    from flows.cli.output import Json, Output
+    from flows.cli.output import Output
 
 _QUIET_SECONDS = 20.0
 _STYLES: Mapping[Note, str] = {
@@ -118,33 +119,34 @@ class JsonView:
 
     def note(self, noted: Noted) -> None:
         """See ``View.note``."""
-        self._output.emit("note", note=noted.note.value, text=noted.text, facts=dict(noted.facts))
+        self._output.emit(Noticed(note=noted.note, text=noted.text, facts=dict(noted.facts)))
 
     def show(self, picture: Picture) -> None:
         """See ``View.show``."""
         self._output.emit(
-            "progress",
-            phase=picture.phase,
-            phase_seconds=round(picture.phase_seconds, 3),
-            quiet_seconds=round(picture.quiet_seconds, 3),
-            round=picture.seq,
-            disks=[_counts(line) for line in picture.disks],
-            total=_counts(picture.total),
+            Progress(
+                phase=picture.phase,
+                phase_seconds=round(picture.phase_seconds, 3),
+                quiet_seconds=round(picture.quiet_seconds, 3),
+                round=picture.seq,
+                disks=[_counts(line) for line in picture.disks],
+                total=_counts(picture.total),
+            )
         )
 
     def close(self) -> None:
         """See ``View.close``."""
 
 
-def _counts(line: Line) -> "Json":
+def _counts(line: Line) -> Counts:
     left = line.seconds_left
-    return {
-        "name": line.name,
-        "total_bytes": line.total,
-        "done_bytes": line.done,
-        "resumed_bytes": line.resumed,
-        "sent_bytes": line.sent,
-        "bytes_per_second": round(line.rate, 1),
-        "seconds_left": None if left is None else round(left, 1),
-        "finished": line.finished,
-    }
+    return Counts(
+        name=line.name,
+        total_bytes=line.total,
+        done_bytes=line.done,
+        resumed_bytes=line.resumed,
+        sent_bytes=line.sent,
+        bytes_per_second=round(line.rate, 1),
+        seconds_left=None if left is None else round(left, 1),
+        finished=line.finished,
+    )

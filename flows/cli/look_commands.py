@@ -1,12 +1,15 @@
 """The commands that ask and change nothing: preflight and plan."""
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from flows import assembly
 from flows.checks import failed_checks, preflight_checks
+from flows.cli.lines import Checked, Estimated
 from flows.cli.output import Output
+from flows.cli.summaries import ChecksPassed, Planned
 from flows.economics import DEFAULT_BLOCK_BYTES, Economics, economics_of
 from flows.places import general_logs, state_directory
 from flows.run_log import RunLog
@@ -14,6 +17,7 @@ from flows.stop_signals import StopSignals
 from sealift.cancel import CancelToken
 from sealift.clock import SystemClock
 from sealift.config import MigrationPlan
+from sealift.errors import SealiftError
 from sealift.estimate import DiskEstimate, estimate
 from sealift.ledger import load_migration
 from sealift.migration import Migration
@@ -21,6 +25,8 @@ from sealift.ports import Ports
 from sealift.progress import silent
 from sealift.store import FileStateStore
 from sealift.units import format_duration, format_rate, format_size
+
+log = logging.getLogger(__name__)
 
 _PATIENCE_SECONDS = 15.0
 
@@ -38,7 +44,8 @@ def _looking(plan: MigrationPlan, command: str) -> Iterator[tuple[Ports, Migrati
         patience_seconds=_PATIENCE_SECONDS,
     )
     with (
-        RunLog(general_logs(os.environ), command, clock, os.environ),
+        RunLog(general_logs(os.environ), command, clock, os.environ) as run_log,
+        _named_in_errors(run_log),
         StopSignals(cancel),
         ExitStack() as stack,
     ):
@@ -51,17 +58,28 @@ def _looking(plan: MigrationPlan, command: str) -> Iterator[tuple[Ports, Migrati
         yield ports, known
 
 
+@contextmanager
+def _named_in_errors(run_log: RunLog) -> Iterator[None]:
+    try:
+        yield
+    except SealiftError as error:
+        log.error("%s: %s", error.code, error.message, exc_info=error)
+        error.operands.setdefault("log", str(run_log.path or ""))
+        raise
+
+
 def preflight(output: Output, plan: MigrationPlan) -> None:
     """Everything that would stop this machine from arriving."""
     with _looking(plan, "preflight") as (ports, _):
         checks = preflight_checks(ports)
-    for c in checks:
-        output.emit("check", name=c.name, ok=c.ok, found=c.found, next=c.next_step)
-    rows = [("ok" if c.ok else "FAILED", c.name, c.found, c.next_step) for c in checks]
-    output.table("preflight", ("", "check", "found", "what to do"), rows)
-    failed_checks(checks)
+        for c in checks:
+            output.emit(Checked(name=c.name, ok=c.ok, found=c.found, next=c.next_step))
+        rows = [("ok" if c.ok else "FAILED", c.name, c.found, c.next_step) for c in checks]
+        output.table("preflight", ("", "check", "found", "what to do"), rows)
+        failed_checks(checks)
+    text = f"all {len(checks)} checks passed"
     output.summary(
-        f"all {len(checks)} checks passed", next_step="sealift migrate", checks=len(checks)
+        ChecksPassed(command="preflight", text=text, next="sealift migrate", checks=len(checks))
     )
 
 
@@ -74,19 +92,22 @@ def plan_round(output: Output, plan: MigrationPlan) -> None:
         zeroes = economics is not None and economics.sends_zeroes
         disks = estimate(ports, known, block, zeroes_are_sent=zeroes)
     for d in disks:
-        output.emit(
-            "estimate",
-            disk=d.lineage.disk_id,
-            mode=d.lineage.mode.value,
-            reason=d.lineage.reason.value,
-            size_bytes=d.size,
-            dirty_bytes=d.dirty_bytes,
-            read_bytes_at_most=d.read_bytes,
-            send_bytes_at_most=d.send_bytes,
-        )
+        output.emit(_line(d))
     columns = ("disk", "sync", "because", "size", "reads at most", "sends at most")
     output.table(f"next round of {known.vm_name}", columns, [_row(d) for d in disks])
     _summary(output, plan, known, sum(d.send_bytes for d in disks), block, economics)
+
+
+def _line(d: DiskEstimate) -> Estimated:
+    return Estimated(
+        disk=d.lineage.disk_id,
+        mode=d.lineage.mode,
+        reason=d.lineage.reason.value,
+        size_bytes=d.size,
+        dirty_bytes=d.dirty_bytes,
+        read_bytes_at_most=d.read_bytes,
+        send_bytes_at_most=d.send_bytes,
+    )
 
 
 def _row(d: DiskEstimate) -> tuple[str, ...]:
@@ -123,15 +144,17 @@ def _summary(
             f"storage, machines and traffic are not in it); ceiling by {economics.source}"
         )
     output.summary(
-        "; ".join(words),
-        next_step="sealift replicate, or sealift migrate",
-        send_bytes_at_most=send,
-        calls_at_most=calls,
-        ceiling_bytes_per_second=rate,
-        measured_bytes_per_second=measured,
-        usd_at_most=usd,
-        migration=known.id,
-        phase=known.phase.value,
+        Planned(
+            text="; ".join(words),
+            next="sealift replicate, or sealift migrate",
+            send_bytes_at_most=send,
+            calls_at_most=calls,
+            ceiling_bytes_per_second=rate,
+            measured_bytes_per_second=measured,
+            usd_at_most=usd,
+            migration=known.id,
+            phase=known.phase,
+        )
     )
 
 

@@ -4,6 +4,7 @@ One rule for their variables, the same as for plan fields: ``SEALIFT_`` and the 
 upper case, ``--on-tracking-loss`` being ``SEALIFT_ON_TRACKING_LOSS``.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -57,8 +58,9 @@ MigrationOption = Annotated[
     typer.Option(
         "--id",
         envvar="SEALIFT_ID",
-        metavar="MIGRATION",
-        help="A migration in the default state folder, instead of a plan.",
+        metavar="NAME",
+        help="A migration in the default state folder, by its name or that of its machine, "
+        "instead of a plan.",
     ),
 ]
 
@@ -120,6 +122,24 @@ OverwriteOption = Annotated[
     bool,
     typer.Option("--overwrite", envvar="SEALIFT_OVERWRITE", help="Replace an existing file."),
 ]
+
+OTHER_VARIABLES: Mapping[str, str] = {
+    "AWS_...": "Credentials, profile, region and AWS_ENDPOINT_URL, as the AWS SDK documents them; "
+    "target.aws.profile, region and endpoint of a plan win over them.",
+    "COLUMNS": "Width of tables and help, where the terminal does not tell its own.",
+    "DO_NOT_TRACK": "Prefect reports usage to its makers unless this is set; it is, unless you "
+    "set another value.",
+    "NO_COLOR": "Set to anything: no colours.",
+    "PATH": "Where qemu-img, qemu-nbd and prlimit are looked up.",
+    "PREFECT_API_URL": "The Prefect server; when it is set, runs are flows of that server.",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "Like DO_NOT_TRACK, for a Prefect server: false, unless "
+    "you set another value.",
+    "SEALIFT_CACHE": "Folder for the built guest of the demonstration. Default: ~/.cache/sealift.",
+    "TMPDIR": "Where tools put what they need for a moment.",
+    "XDG_RUNTIME_DIR": "Sockets go to sealift below it. Default: /tmp/sealift-UID.",
+    "XDG_STATE_HOME": "State and logs go to sealift below it. Default: ~/.local/state.",
+}
+"""Variables that are neither options nor fields of a plan, and what they do."""
 
 NOT_FIELDS = frozenset(
     f"SEALIFT_{name}"

@@ -5,9 +5,14 @@ import select
 import sys
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from typing import IO, TYPE_CHECKING, Any
+from dataclasses import asdict, replace
+from enum import Enum
+from typing import IO, TYPE_CHECKING
 
 import sealift
+from flows.cli.lines import Failure, Hello, Line
+from flows.cli.summaries import Summary
+from flows.next_steps import after_error
 from sealift.cancel import CancelToken
 from sealift.clock import Clock, SystemClock
 from sealift.display import harmless
@@ -17,12 +22,7 @@ if TYPE_CHECKING:
     from flows.cli.live import LiveView
     from flows.reporter import View
 
-FORMAT = "1.0"
-"""Of the JSON lines: additions raise the second number, anything else the first."""
-
 _ANSWER_POLL_SECONDS = 0.2
-
-Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
 
 
 class Output:
@@ -50,17 +50,17 @@ class Output:
         self._clock = clock or SystemClock()
         self._started = self._clock.monotonic()
         self._live: LiveView | None = None
-        self.emit("hello", format=FORMAT, sealift=sealift.__version__, command=command)
+        self.emit(Hello(sealift=sealift.__version__, command=command))
 
     # ------------------------------------------------------------------ machines
 
-    def emit(self, kind: str, **facts: Json) -> None:
+    def emit(self, line: Line) -> None:
         """One line for machines."""
         if not self.machine:
             return
-        line = _json_line({"type": kind, **facts})
+        text = _json_text(line, getattr(self._out, "encoding", None))
         with self._lock:
-            self._out.write(line + "\n")
+            self._out.write(text + "\n")
             self._out.flush()
 
     # ------------------------------------------------------------------ people
@@ -128,52 +128,51 @@ class Output:
             return [self._live]
         return [PlainView(self)]
 
-    def summary(self, text: str, *, next_step: str = "", **facts: Json) -> None:
+    def summary(self, last: Summary) -> None:
         """The last word of a command that did what it was asked."""
-        self.emit(
-            "summary",
-            command=self.command,
-            text=text,
-            next=next_step,
-            exit_code=0,
-            seconds=round(self._clock.monotonic() - self._started, 3),
-            **facts,
-        )
-        self.say(text)
-        if next_step:
-            self.hint(f"next: {next_step}")
+        seconds = round(self._clock.monotonic() - self._started, 3)
+        self.emit(replace(last, seconds=seconds))
+        self.say(last.text)
+        if last.next:
+            self.hint(f"next: {last.next}")
 
     def fail(self, error: SealiftError) -> int:
         """The last word of a command that failed; its exit code."""
         operands = {k: v for k, v in error.operands.items() if v not in ("", None)}
+        log = operands.pop("log", None)
+        step = error.next_step or after_error(type(error))
         self.emit(
-            "error",
-            command=self.command,
-            code=error.code,
-            message=error.message,
-            next=error.next_step,
-            exit_code=error.exit_code,
-            operands=_plain(operands),
+            Failure(
+                command=self.command,
+                code=error.code,
+                message=error.message,
+                next=step,
+                exit_code=error.exit_code,
+                log=None if log is None else str(log),
+                operands={str(k): _plain(v) for k, v in operands.items()},
+            )
         )
-        self.hint(f"sealift {self.command}: {error.message}".rstrip())
-        if error.next_step:
-            self.hint(f"next: {error.next_step}")
-        if operands.get("log"):
-            self.hint(f"log: {operands['log']}")
+        self.hint(f"{f'sealift {self.command}'.strip()}: {error.message}".rstrip())
+        self.hint(f"next: {step}")
+        if log is not None:
+            self.hint(f"log: {log}")
         return error.exit_code
 
 
-def _json_line(facts: Mapping[str, Json]) -> str:
-    """As people can read it; all in ASCII where a name is not text, as file names may be."""
-    line = json.dumps(facts, ensure_ascii=False, default=str)
+def _json_text(line: Line, encoding: str | None) -> str:
+    """One line of JSON; in ASCII where the stream could not take it otherwise."""
+    facts = asdict(line)
+    text = json.dumps(facts, ensure_ascii=False, default=_plain)
     try:
-        line.encode()
-    except UnicodeEncodeError:
-        return json.dumps(facts, default=str)
-    return line
+        text.encode(encoding or "utf-8")
+    except UnicodeEncodeError:  # a file name that is not UTF-8, or a stream that is ASCII
+        return json.dumps(facts, default=_plain)
+    return text
 
 
-def _plain(value: Any) -> Json:
+def _plain(value: object) -> object:
+    if isinstance(value, Enum):
+        return value.value
     if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple | set | frozenset):

@@ -6,14 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Literal
 
 from flows.cli.output import Output
 from flows.cli.prefect_runs import run_flow
-from flows.cli.shown import facts, show_evidence, show_rounds
+from flows.cli.shown import show_evidence, show_rounds
+from flows.cli.summaries import CutOver, Ran
 from flows.guardian import Guardian
+from flows.next_steps import after_stop, next_command
 from flows.session import Run, Session, session
 from flows.stop_signals import StopSignals
-from flows.wording import next_command
 from sealift.cancel import CancelToken
 from sealift.config import MigrationPlan
 from sealift.errors import StoppedError, UsageError
@@ -39,7 +41,7 @@ def replicate(output: Output, plan: MigrationPlan, *, prefect: bool) -> None:
         with _running(output, plan, "replicate") as run:
             m = run.migrator.replicate()
     show_rounds(output, m.history[-1:])
-    output.summary(_durable(m), next_step=next_command(m), **facts(m))
+    output.summary(_ran("replicate", m, _durable(m)))
 
 
 def migrate(output: Output, plan: MigrationPlan, *, prefect: bool) -> None:
@@ -51,7 +53,7 @@ def migrate(output: Output, plan: MigrationPlan, *, prefect: bool) -> None:
             run.migrator.converge()
             m = run.migrator.state
     show_rounds(output, m.history)
-    output.summary(_held(m), next_step=next_command(m), **facts(m))
+    output.summary(_ran("migrate", m, _held(m)))
 
 
 def cutover(output: Output, plan: MigrationPlan, choice: CutoverChoice, *, prefect: bool) -> None:
@@ -75,13 +77,8 @@ def cutover(output: Output, plan: MigrationPlan, choice: CutoverChoice, *, prefe
     show_evidence(output, m)
     downtime = m.cutover.downtime_seconds if m.cutover else None
     instance = m.cutover.instance_id if m.cutover else None
-    output.summary(
-        f"{m.vm_name} runs as {instance}; downtime {format_duration(downtime or 0.0)}",
-        next_step=next_command(m),
-        downtime_seconds=downtime,
-        instance_id=instance,
-        **facts(m),
-    )
+    text = f"{m.vm_name} runs as {instance}; downtime {format_duration(downtime or 0.0)}"
+    output.summary(_cut_over(m, text, downtime, instance))
 
 
 def _cutover_here(output: Output, plan: MigrationPlan, choice: CutoverChoice) -> Migration:
@@ -101,7 +98,7 @@ def _undo(output: Output, plan: MigrationPlan) -> None:
                 next_step=next_command(run.migrator.state),
             )
         m = run.migrator.undo()
-    output.summary(f"{m.vm_name} runs on the source again", next_step=next_command(m), **facts(m))
+    output.summary(_cut_over(m, f"{m.vm_name} runs on the source again", None, None))
 
 
 def abandon(output: Output, plan: MigrationPlan, *, yes: bool, prefect: bool) -> None:
@@ -127,7 +124,7 @@ def abandon(output: Output, plan: MigrationPlan, *, yes: bool, prefect: bool) ->
                     "everything that this migration made is removed",
                 )
             m = run.migrator.abandon()
-    output.summary(f"migration {m.id} is abandoned", next_step=next_command(m), **facts(m))
+    output.summary(_ran("abandon", m, f"migration {m.id} is abandoned"))
 
 
 def _flows() -> ModuleType:
@@ -170,19 +167,34 @@ def _running(output: Output, plan: MigrationPlan, command: str) -> Iterator[Sess
         try:
             yield opened
         except StoppedError as error:
-            error.next_step = _after_stop(opened.migrator.state, command)
+            error.next_step = after_stop(command, opened.migrator.state.phase)
             raise
 
 
-def _after_stop(m: Migration, command: str) -> str:
-    if command == "cutover" and m.phase not in (Phase.CUTTING_OVER, Phase.UNDOING):
-        return "the source runs; sealift cutover begins again, sealift migrate goes on with rounds"
-    if m.phase in (Phase.CUTTING_OVER, Phase.UNDOING):
-        return next_command(m)
-    return f"sealift {command} goes on where it stopped"
-
-
 # ---------------------------------------------------------------------- words
+
+
+def _ran(command: Literal["replicate", "migrate", "abandon"], m: Migration, text: str) -> Ran:
+    return Ran(
+        command=command,
+        text=text,
+        next=next_command(m),
+        migration=m.id,
+        vm=m.vm_name,
+        phase=m.phase,
+    )
+
+
+def _cut_over(m: Migration, text: str, downtime: float | None, instance: str | None) -> CutOver:
+    return CutOver(
+        text=text,
+        next=next_command(m),
+        migration=m.id,
+        vm=m.vm_name,
+        phase=m.phase,
+        downtime_seconds=downtime,
+        instance_id=instance,
+    )
 
 
 def _held(m: Migration) -> str:

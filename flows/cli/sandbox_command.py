@@ -3,10 +3,13 @@
 import shlex
 import signal
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
+from flows.cli.lines import Rehearsal
 from flows.cli.output import Output
+from flows.cli.summaries import Ended
 from sealift.errors import UsageError
 
 
@@ -25,8 +28,7 @@ def sandbox(output: Output, directory: Path | None, port: int, *, boot: bool) ->
             f"the sandbox is not installed: {error}", next_step="pip install 'sealift[sandbox]'"
         ) from None
     stop = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
-    signal.pthread_sigmask(signal.SIG_BLOCK, stop)  # before any thread, so that all inherit it
-    with tempfile.TemporaryDirectory(prefix="sealift-sandbox-") as temporary:
+    with _blocked(stop), tempfile.TemporaryDirectory(prefix="sealift-sandbox-") as temporary:
         place = directory or Path(temporary)
         booter = InstanceBooter(place / "machines") if boot else None
         rules = Rules(quotas=Quotas())  # the rates that a new account has
@@ -44,14 +46,24 @@ def sandbox(output: Output, directory: Path | None, port: int, *, boot: bool) ->
             signal.sigwait(stop)
         finally:
             account.stop()
-    output.summary("the sandbox and everything in it is gone")
+    output.summary(Ended(command="sandbox", text="the sandbox and everything in it is gone"))
+
+
+@contextmanager
+def _blocked(signals: set[signal.Signals]) -> Iterator[None]:
+    """Before any thread begins, so that all inherit it and only ``sigwait`` hears them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _tell(output: Output, environment: Mapping[str, str]) -> None:
     from sandbox.aws.network import default_network
 
     subnet, group = default_network(environment)
-    output.emit("sandbox", environment=dict(environment), subnet=subnet, security_groups=[group])
+    output.emit(Rehearsal(environment=dict(environment), subnet=subnet, security_groups=[group]))
     output.say("# an AWS account of your own, until you press Ctrl-C; in another terminal:")
     for name, value in environment.items():
         output.say(f"export {name}={shlex.quote(value)}")

@@ -2,7 +2,9 @@
 
 import os
 
+from flows.cli.lines import Deployed
 from flows.cli.output import Output
+from flows.cli.summaries import Ended
 from sealift.config import MigrationPlan
 from sealift.errors import UsageError
 
@@ -31,7 +33,7 @@ def serve(output: Output, plan: MigrationPlan, cron: str) -> None:
             f"--cron {cron}: {error}", next_step="write for example */30 * * * *"
         ) from None
     for deployment in made:
-        output.emit("deployment", flow=deployment.flow_name, name=deployment.name)
+        output.emit(Deployed(flow=str(deployment.flow_name), name=deployment.name))
         output.say(f"{deployment.flow_name}/{deployment.name}")
     prefect_serve(*made, pause_on_shutdown=False, print_starting_message=not output.machine)
-    output.summary("no longer served")
+    output.summary(Ended(command="serve", text="no longer served"))

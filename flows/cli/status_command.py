@@ -3,16 +3,22 @@
 import os
 from pathlib import Path
 
-from flows.cli.output import Json, Output
-from flows.cli.shown import facts, show_rounds
+from flows.cli.lines import Standing
+from flows.cli.output import Output
+from flows.cli.shown import show_rounds
+from flows.cli.summaries import Shown
+from flows.liveness import Liveness
+from flows.next_steps import beside_run, next_command
 from flows.places import state_directory, state_home
-from flows.status import Liveness, Status, migrations_in, read_status
-from flows.wording import durable_bytes, next_command
+from flows.status import Status, migrations_in, read_status
+from flows.wording import durable_bytes
 from sealift.clock import SystemClock
 from sealift.config import MigrationPlan
 from sealift.convergence import ConvergencePolicy
-from sealift.errors import UsageError
+from sealift.errors import LocalStateError, UsageError
+from sealift.ledger import load_migration
 from sealift.progress import describe
+from sealift.store import FileStateStore
 from sealift.units import format_duration, format_size
 
 
@@ -26,13 +32,42 @@ def directories(plan: MigrationPlan | None, name: str | None) -> list[Path]:
     if name is not None:
         if "/" in name or name.startswith("."):
             raise UsageError(f"{name} is not the name of a migration", next_step="sealift status")
-        return [home / name]
+        return [_named(home, name)]
     if plan is not None:
         return [state_directory(plan, os.environ)]
     found = migrations_in(home)
     if not found:
         raise UsageError(f"no migration in {home}", next_step="sealift migrate begins one")
     return found
+
+
+def _named(home: Path, name: str) -> Path:
+    """The migration of this name, else that of the machine of this name."""
+    known = migrations_in(home)
+    if (home / name).is_dir():
+        return home / name
+    of_machine = [path for path in known if _machine_of(path) == name]
+    if len(of_machine) == 1:
+        return of_machine[0]
+    if of_machine:
+        names = ", ".join(path.name for path in of_machine)
+        raise UsageError(
+            f"{name} is the machine of {len(of_machine)} migrations: {names}",
+            next_step=f"sealift status --id {of_machine[0].name}",
+        )
+    names = ", ".join(path.name for path in known) or "none"
+    raise UsageError(
+        f"no migration and no machine of one is called {name}; there are: {names}",
+        next_step="sealift status shows all",
+    )
+
+
+def _machine_of(directory: Path) -> str | None:
+    try:
+        record = load_migration(FileStateStore(directory))
+    except LocalStateError:  # told when it is asked for by its own name
+        return None
+    return record.vm_name if record else None
 
 
 def status(output: Output, plan: MigrationPlan | None, name: str | None) -> None:
@@ -44,8 +79,8 @@ def status(output: Output, plan: MigrationPlan | None, name: str | None) -> None
         _show(output, s, now)
     following = next_command(found[0].migration) if len(found) == 1 else ""
     if len(found) == 1 and found[0].holder is not None:
-        following = f"nothing now: {found[0].holder.run} is at work"
-    output.summary(_words(found), next_step=following, migrations=len(found))
+        following = beside_run(found[0].liveness, found[0].holder.run) or following
+    output.summary(Shown(text=_words(found), next=following, migrations=len(found)))
 
 
 def _words(found: list[Status]) -> str:
@@ -58,7 +93,7 @@ def _words(found: list[Status]) -> str:
 
 def _show(output: Output, s: Status, now: float) -> None:
     m = s.migration
-    output.emit("status", **_facts(s, now))
+    output.emit(_standing(s, now))
     rows = [("state folder", str(s.directory)), ("activity", _activity(s, now))]
     if m is not None:
         rows.insert(0, ("virtual machine", f"{m.vm_name} ({m.vm_uuid})"))
@@ -103,21 +138,22 @@ def _activity(s: Status, now: float) -> str:
             return f"{who}{f': {s.beat.phase}' if s.beat else ''}"
 
 
-def _facts(s: Status, now: float) -> dict[str, Json]:
+def _standing(s: Status, now: float) -> Standing:
     m = s.migration
-    known: dict[str, Json] = facts(m) if m else {"migration": s.name, "vm": None, "phase": None}
-    return {
-        **known,
-        "directory": str(s.directory),
-        "activity": s.liveness.value,
-        "pid": s.holder.pid if s.holder else None,
-        "run": s.holder.run if s.holder else None,
-        "beat_age_seconds": round(now - s.beat.at, 3) if s.beat else None,
-        "doing": s.beat.phase if s.beat else None,
-        "durable_bytes": durable_bytes(m) if m else 0,
-        "lag_seconds": s.lag_seconds,
-        "forecast_seconds": s.forecast.final_seconds if s.forecast else None,
-        "forecast": s.forecast.text if s.forecast else None,
-        "failures": list(m.failures) if m else [],
-        "next": next_command(m),
-    }
+    return Standing(
+        migration=s.name,
+        vm=m.vm_name if m else None,
+        phase=m.phase if m else None,
+        directory=str(s.directory),
+        activity=s.liveness,
+        pid=s.holder.pid if s.holder else None,
+        run=s.holder.run if s.holder else None,
+        beat_age_seconds=round(now - s.beat.at, 3) if s.beat else None,
+        doing=s.beat.phase if s.beat else None,
+        durable_bytes=durable_bytes(m) if m else 0,
+        lag_seconds=s.lag_seconds,
+        forecast_seconds=s.forecast.final_seconds if s.forecast else None,
+        forecast=s.forecast.text if s.forecast else None,
+        failures=list(m.failures) if m else [],
+        next=next_command(m),
+    )

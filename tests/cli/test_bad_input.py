@@ -1,6 +1,7 @@
 """What goes wrong before anything starts, and on bad days: an error, a code, a next step."""
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,20 @@ def test_a_socket_that_is_none(
         )
         assert main(["replicate", "--plan", str(plan)]) == 20
         assert words in capsys.readouterr().err
+
+
+def test_a_migration_is_found_by_its_machine_unless_there_are_two(world: Any) -> None:
+    assert world.run("replicate")[0] == 0
+    code, lines = world.lines("status", "--id", "simulated")
+    assert code == 0
+    assert lines[1]["migration"] == "web-01"
+    code, lines = world.lines("status", "--id", "web-02")
+    assert code == 2
+    assert "there are: web-01" in lines[-1]["message"]
+    shutil.copytree(world.state, world.state.with_name("web-02"))
+    code, lines = world.lines("status", "--id", "simulated")
+    assert code == 2
+    assert "web-01, web-02" in lines[-1]["message"]
 
 
 def test_a_name_that_leaves_the_state_folder_is_refused(world: Any) -> None:

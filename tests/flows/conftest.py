@@ -1,7 +1,5 @@
-"""One Prefect server for the whole session, and a simulated world behind the flows."""
+"""A simulated world behind the flows."""
 
-import os
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,16 +12,6 @@ from sealift.endpoints import CloudTarget, Hypervisor
 from sealift.testing.world import SimulatedCloud, SimulatedHypervisor
 
 GRANULE = 4096
-
-
-@pytest.fixture(scope="session")
-def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A temporary server: about ten seconds, so once."""
-    os.environ.setdefault("PREFECT_HOME", str(tmp_path_factory.mktemp("prefect")))
-    from prefect.testing.utilities import prefect_test_harness
-
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from flows.cli.config_commands import template
 from sealift.config import MigrationPlan
-from sealift.config_load import LoadedPlan, Origin, fields, load_plan
+from sealift.config_load import LoadedPlan, fields, load_plan
+from sealift.config_origin import Origin
 from sealift.convergence import OnDivergence
 from sealift.errors import ConfigError
 from sealift.lineage import LossPolicy
@@ -181,10 +182,10 @@ def test_variables_win_over_the_file_and_options_over_both(tmp_path: Path) -> No
     loaded = load_plan(file, environ=environ, options={"limits.connections": "9"})
     assert loaded.plan.target.aws.region == "from-env"
     assert loaded.plan.limits.connections == 9
-    assert loaded.origin("target.aws.region") is Origin.ENVIRONMENT
-    assert loaded.origin("limits.connections") is Origin.OPTION
-    assert loaded.origin("migration") is Origin.FILE
-    assert loaded.origin("policy.verify") is Origin.DEFAULT
+    assert loaded.provenance("target.aws.region").origin is Origin.ENVIRONMENT
+    assert loaded.provenance("limits.connections").origin is Origin.OPTION
+    assert loaded.provenance("migration").origin is Origin.FILE
+    assert loaded.provenance("policy.verify").origin is Origin.DEFAULT
 
 
 def test_a_plan_of_variables_alone() -> None:
@@ -235,7 +236,7 @@ def test_every_field_can_be_set_by_its_variable(tmp_path: Path) -> None:
         text = ",".join(value) if isinstance(value, list) else str(value)
         loaded = load(tmp_path, GOOD, **{spec.variable: text})
         assert loaded.plan.model_dump(mode="json") == defaults
-        assert loaded.origin(spec.name) is Origin.ENVIRONMENT
+        assert loaded.provenance(spec.name).origin is Origin.ENVIRONMENT
 
 
 def test_every_field_is_described_and_typed() -> None:
@@ -303,7 +304,7 @@ def plan_or_problems(file: Path, content: bytes) -> None:
     assert str(file) in told
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(content=st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
 def test_no_file_makes_the_loader_fail_otherwise(scratch: Path, content: bytes) -> None:
     plan_or_problems(scratch, content)
@@ -316,7 +317,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(
     field=st.sampled_from([spec.path for spec in fields()]), depth=st.integers(1, 3), value=VALUES
 )

@@ -9,9 +9,11 @@ import pytest
 
 from flows.beat import BeatView
 from flows.board import Board
+from flows.liveness import Liveness
+from flows.next_steps import next_command
 from flows.session import Run, session
-from flows.status import Liveness, lock_holder, migrations_in, read_status
-from flows.wording import evidence_rows, next_command, round_row
+from flows.status import lock_holder, migrations_in, read_status
+from flows.wording import evidence_rows, round_row
 from sealift.convergence import ConvergencePolicy
 from sealift.errors import LocalStateError, UsageError
 from sealift.migration import Migration, Phase

@@ -1,0 +1,92 @@
+"""What can be completed, as a file beside this one: ``python -m flows.cli.completion_words``.
+
+A completion must answer within a fifth of a second, and building the parser alone takes
+half of that. So its words are in a file that a test compares with the parser.
+"""
+
+import json
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from flows.cli.command_tree import Command, Option, commands
+from flows.cli.completing import WORDS_FILE, Kind
+from sealift.config_load import FieldSpec, fields
+
+Words = dict[str, Any]
+
+_FORMATS = ["raw", "qcow2", "vmdk", "vhd", "vhdx", "vdi"]
+_CONTAINERS = ["raw", "qcow2", "vmdk", "vmdk-stream", "vhd-fixed", "vhd-dynamic", "vhdx", "vdi"]
+_TOPICS = ["environment", "exit-codes", "events", "recovery", "json-schema"]
+_SHELLS = ["bash", "zsh", "fish"]
+_LOSS = ["compare", "full", "stop"]
+
+_OPTION_VALUES: dict[str, Kind | list[str]] = {
+    "--allow-backing": Kind.FILES,
+    "--cron": Kind.NOTHING,
+    "--directory": Kind.FOLDERS,
+    "--format": _FORMATS,
+    "--id": Kind.MIGRATIONS,
+    "--on-tracking-loss": _LOSS,
+    "--output": Kind.FOLDERS,
+    "--plan": Kind.PLANS,
+    "--port": Kind.NOTHING,
+    "--set": Kind.FIELDS,
+    "--to": _CONTAINERS,
+}
+_ARGUMENT_VALUES: dict[str, Kind | list[str]] = {
+    "completion shell": _SHELLS,
+    "config init path": Kind.FILES,
+    "help topic": _TOPICS,
+    "image convert path": Kind.FILES,
+    "image convert target": Kind.FILES,
+    "image info path": Kind.FILES,
+}
+
+
+def words() -> Words:
+    """Everything that is known without looking at files."""
+    return {
+        "commands": {" ".join(c.words): _command(c) for c in commands(groups=True)},
+        "fields": {spec.name: _choices(spec) for spec in fields()},
+    }
+
+
+def words_text() -> str:
+    """The file's content."""
+    return json.dumps(words(), indent=1, ensure_ascii=False) + "\n"
+
+
+def _command(command: Command) -> Words:
+    return {
+        "help": command.help,
+        "options": {"--help": ["Show this message and exit.", None]}
+        | {name: _option(option) for option in command.options for name in option.names},
+        "arguments": [
+            _plain(_ARGUMENT_VALUES[" ".join([*command.words, name])]) for name in command.arguments
+        ],
+    }
+
+
+def _option(option: Option) -> list[Any]:
+    values = None if option.flag else _plain(_OPTION_VALUES[option.names[0]])
+    return [option.help, values]
+
+
+def _plain(values: Kind | list[str]) -> str | list[str]:
+    return values if isinstance(values, list) else values.value
+
+
+def _choices(spec: FieldSpec) -> list[str]:
+    """The values of a field that has only some."""
+    annotation = spec.info.annotation
+    if annotation is bool:
+        return ["true", "false"]
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return [str(member.value) for member in annotation]
+    literal = getattr(annotation, "__args__", ())
+    return [text for text in literal if isinstance(text, str)]
+
+
+if __name__ == "__main__":
+    Path(__file__).with_name(WORDS_FILE).write_text(words_text(), encoding="utf-8")

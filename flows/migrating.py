@@ -25,7 +25,6 @@ from flows.session import Run, Session, session
 from flows.tasks import TaskedMigrator, disks_as_tasks
 from sealift.config import MigrationPlan
 from sealift.console import kept_screen
-from sealift.migration import Phase
 from sealift.migrator import Approve, CutoverForecast
 
 Slot = Annotated[
@@ -146,7 +145,7 @@ def cutover(
     """Move the machine. Any failure, and a cancelled run, puts the source back to work."""
 
     def body(run: Session) -> None:
-        if rounds and run.migrator.state.phase is not Phase.CUTTING_OVER:
+        if rounds and run.migrator.rounds_come_first:
             run.migrator.converge()
         with Guardian(plan):
             m = run.migrator.cutover(_approval(confirm))

@@ -95,6 +95,6 @@ def _undo_action(m: Migration) -> Action:
         return Action.RESUME_SOURCE
     if m.round is not None:
         return Action.CLOSE_POINT if m.round.durable else Action.ABORT_ROUND
-    if m.cutover.image_id is not None:
+    if m.cutover.publishing or m.cutover.image_id is not None:
         return Action.UNPUBLISH
     return Action.FINISH_UNDO

@@ -13,6 +13,7 @@ from sealift.digest import DIGEST_BYTES, zero_digest
 from sealift.errors import LocalStateError
 
 _PAGE_BLOCKS = 4096
+_EMPTY = bytes(128 * DIGEST_BYTES)
 _MAGIC = b"SLBM\x01\n"
 _HEADER = struct.Struct("<6sQIB32s")  # magic, blocks, block size, absent is zero, SHA-256 of rest
 _PAGE_HEADER = struct.Struct("<Q")
@@ -75,9 +76,15 @@ class BlockMap:
     def items(self) -> Iterator[tuple[int, bytes]]:
         """(index, digest) of the known blocks, ascending."""
         for number in sorted(self._pages):
-            for slot, (digest,) in enumerate(_DIGEST.iter_unpack(self._pages[number])):
-                if digest != self._ABSENT:
-                    yield number * _PAGE_BLOCKS + slot, digest
+            page = self._pages[number]
+            for at in range(0, len(page), len(_EMPTY)):
+                part = page[at : at + len(_EMPTY)]
+                if part == _EMPTY:
+                    continue  # pages are sparse more often than not: 32 comparisons, not 4096
+                first = number * _PAGE_BLOCKS + at // DIGEST_BYTES
+                for slot, (digest,) in enumerate(_DIGEST.iter_unpack(part), first):
+                    if digest != self._ABSENT:
+                        yield slot, digest
 
     def overlay(self, newer: "BlockMap") -> "BlockMap":
         """A map with everything of this one, and ``newer`` on top."""

@@ -195,7 +195,12 @@ class Policy(PlanModel):
     verify: BlockCount = Field(
         default=64,
         description="Blocks per disk that are read back from the target before it is launched, "
-        "or all",
+        "or all; with all, the final round also compares every block that is not sent",
+    )
+    audit: BlockCount = Field(
+        default=16,
+        description="Blocks per disk and round that are read and compared although the "
+        "hypervisor calls them unchanged, or all",
     )
 
     @model_validator(mode="after")
@@ -261,6 +266,7 @@ class MigrationPlan(PlanModel):
             ),
             health_timeout_seconds=p.health_timeout,
             verify_blocks=p.verify,
+            audit_blocks=p.audit,
         )
 
     def state_directory(self, state_home: Path) -> Path:

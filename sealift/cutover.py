@@ -11,6 +11,7 @@ from sealift.endpoints import Fenced, SnapshotRef, SourceVm
 from sealift.errors import (
     CredentialsError,
     IntegrityError,
+    LocalStateError,
     SealiftError,
     SourceError,
     TargetDeniedError,
@@ -18,14 +19,15 @@ from sealift.errors import (
     TransientError,
 )
 from sealift.ledger import Ledger
-from sealift.lineage import Base
+from sealift.lineage import Base, Reason
 from sealift.migration import (
     Cutover,
     Step,
     advanced,
     cutover_committed,
-    healthy,
+    doubted,
     launching,
+    publishing,
     source_resumed,
     stopping,
     target_gone,
@@ -35,6 +37,12 @@ from sealift.migration import (
 from sealift.ports import Ports
 from sealift.progress import Facts, Note, Noted
 from sealift.units import format_duration
+
+TARGET_RUNS = "target_runs"
+"""Operand of an error after which the target runs and must not be undone."""
+
+SOURCE_RUNS = "source_runs"
+"""Operand of an error: whether the source runs; only where an undo was tried."""
 
 
 class CutoverSteps:
@@ -46,6 +54,7 @@ class CutoverSteps:
         self._retry = ports.context.retrier()
         self._clock: Clock = ports.context.clock
         self._step_started = self._clock.monotonic()
+        self._stopping_since: float | None = None
 
     # ------------------------------------------------------------------ forward
 
@@ -55,6 +64,8 @@ class CutoverSteps:
         self._begin(Step.STOP_SOURCE)
         at = self._clock.now().timestamp()
         self._ledger.record(lambda m: stopping(m, at))
+        if self._cutover().stopping_at == at:
+            self._stopping_since = self._clock.monotonic()
         if policy.shutdown and self._retry.call(
             lambda: hypervisor.shutdown(policy.shutdown_timeout_seconds)
         ):
@@ -90,11 +101,13 @@ class CutoverSteps:
     def _verify_disk(self, base: Base) -> int:
         blocks = self._ledger.block_map(base.disk_id, base.seq)
         if blocks is None:
+            self._doubt(base)
             raise IntegrityError(
                 f"disk {base.disk_id}: the digests of point {base.seq} are gone",
-                next_step="run replicate with --on-tracking-loss full, then cutover again",
+                next_step="run the cutover again: this disk is sent in full",
+                disk=base.disk_id,
             )
-        reader = self._ports.cloud.reader(base.snapshot)
+        reader = self._retry.call(lambda: self._ports.cloud.reader(base.snapshot))
         try:
             indexes = self._chosen(blocks)
             for index in indexes:
@@ -103,10 +116,15 @@ class CutoverSteps:
                     partial(reader.read_into, index * blocks.block_size, memoryview(buffer))
                 )
                 if block_digest(bytes(buffer)) != blocks[index]:
+                    self._doubt(base)
                     raise _unequal(base, index)
             return len(indexes) * blocks.block_size
         finally:
             reader.close()
+
+    def _doubt(self, base: Base) -> None:
+        """Nothing is built on what could not be proven; tracking alone would not notice."""
+        self._ledger.record(lambda m: doubted(m, base.disk_id, Reason.BASE_UNPROVEN))
 
     def _chosen(self, blocks: BlockMap) -> list[int]:
         known = [index for index, _ in blocks.items()]
@@ -119,6 +137,7 @@ class CutoverSteps:
         """Register the image of the final point."""
         self._begin(Step.PUBLISH)
         vm, refs, seq = self._image_parts()
+        self._ledger.record(publishing)
         image_id = self._retry.call(lambda: self._ports.cloud.publish(seq, vm, refs))
         self._done(Step.PUBLISH, image_id=image_id)
 
@@ -133,22 +152,23 @@ class CutoverSteps:
         self._begin(Step.LAUNCH)
         vm, _, seq = self._image_parts()
         self._require_fence(seq)
+        asked_before = self._cutover().launching
         self._ledger.record(launching)
-        instance_id = self._launch(vm, seq)
+        ask = self._launch(vm, seq)
+        try:
+            instance_id = self._retry.call(ask)
+        except TargetError as error:
+            proves_nothing = isinstance(error, CredentialsError | TargetDeniedError)
+            if ask.certain and not asked_before and not proves_nothing:
+                self._ledger.record(target_gone)
+            raise
         self._done(Step.LAUNCH, instance_id=instance_id)
 
-    def _launch(self, vm: SourceVm, seq: int) -> str:
-        """The machine's id; when it was refused for certain, that is booked."""
+    def _launch(self, vm: SourceVm, seq: int) -> "_Ask":
         c = self._cutover()
         if c.image_id is None:
             raise ValueError("no image")
-        ask = _Ask(partial(self._ports.cloud.launch, seq, c.attempt, c.image_id, vm))
-        try:
-            return self._retry.call(ask)
-        except TargetError as error:
-            if ask.certain and not isinstance(error, (CredentialsError, TargetDeniedError)):
-                self._ledger.record(target_gone)
-            raise
+        return _Ask(partial(self._ports.cloud.launch, seq, c.attempt, c.image_id, vm))
 
     def await_health(self) -> None:
         """Ask until the cloud calls the machine healthy."""
@@ -195,12 +215,36 @@ class CutoverSteps:
         """The source is still fenced and unwritten: the target is the machine now."""
         self._begin(Step.CONFIRM)
         self._require_fence(self._cutover().seq)
-        at = self._clock.now().timestamp()
-        self._ledger.record(lambda m: healthy(m, at))
-        self._ledger.record(cutover_committed)
+        at = self._moment()
+        try:
+            self._ledger.record(lambda m: cutover_committed(m, at))
+        except LocalStateError as error:
+            # Whether it is recorded is unknown, so nothing may be undone: the target runs.
+            error.operands[TARGET_RUNS] = True
+            error.next_step = "make room if it is needed, then run cutover again to finish"
+            raise
         downtime = self._cutover().downtime_seconds or 0.0
         text = f"cut over to {self._instance()}; downtime {format_duration(downtime)}"
         self._say(Note.CUTOVER, text, (("downtime_seconds", downtime),))
+
+    def _moment(self) -> float:
+        """Now, in seconds of the epoch, for a downtime that no jump of the wall clock changes."""
+        c = self._cutover()
+        now = self._clock.now().timestamp()
+        if c.stopping_at is None:
+            return now
+        if self._stopping_since is None:
+            return max(now, c.stopping_at)
+        return c.stopping_at + self._clock.monotonic() - self._stopping_since
+
+    def still_fenced(self) -> None:
+        """An interrupted cutover may only go on while nobody has started the source again.
+
+        Raises:
+            SourceError: somebody has.
+        """
+        if list(Step).index(self._cutover().step) > list(Step).index(Step.FENCE):
+            self._require_fence(None)
 
     def _require_fence(self, seq: int | None) -> None:
         answer = self._retry.call(lambda: self._ports.hypervisor.fence(seq))
@@ -220,37 +264,75 @@ class CutoverSteps:
     def terminate_target(self) -> None:
         """Make sure that no target machine runs, also when a launch's answer was lost.
 
-        Asking again with the same token tells the instance of a launch that took effect, or
-        is refused for good, in which case there is none. A refusal for want of credentials
-        or permission proves nothing: then the source stays stopped (I10).
+        Raises:
+            SealiftError: it may still run; then the source stays as it is (I10).
         """
-        c = self._cutover()
-        instance_id = c.instance_id
-        if instance_id is None:
-            try:
-                vm, _, seq = self._image_parts()
-                instance_id = self._launch(vm, seq)
-            except (CredentialsError, TargetDeniedError):
-                raise
-            except TargetError:
-                instance_id = None
+        instance_id = self._cutover().instance_id or self._launched()
         if instance_id is not None:
             self._retry.call(partial(self._ports.cloud.terminate, instance_id))
         self._ledger.record(target_gone)
 
+    def _launched(self) -> str | None:
+        """The machine of a launch whose answer was lost; None when there is certainly none.
+
+        Asking again with the same token tells the instance of a launch that took effect. But
+        where the launch never reached the cloud, asking starts a machine; so it is asked only
+        while the source provably stands still. Where it is not asked or is refused, which may
+        have reasons that say nothing of the first launch, the cloud is searched.
+        """
+        vm, _, seq = self._image_parts()
+        attempt = self._cutover().attempt
+        if self._fenced():
+            try:
+                return self._retry.call(self._launch(vm, seq))
+            except (CredentialsError, TargetDeniedError):
+                raise
+            except TargetError as error:
+                text = f"asked for the machine of attempt {attempt} again: {error.message}"
+                self._say(Note.WARNING, text, ())
+        return self._retry.call(lambda: self._ports.cloud.find_launched(seq, attempt))
+
+    def _fenced(self) -> bool:
+        try:
+            return self._retry.call(self._ports.hypervisor.fence) is Fenced.YES
+        except SealiftError:
+            return False
+
+    def bring_back(self) -> None:
+        """The part of an undo on which I10 hangs, and nothing else."""
+        c = self._cutover()
+        if c.launching:
+            self.terminate_target()
+        if not c.resumed:
+            self.resume_source()
+
     def resume_source(self) -> None:
         """Put the source back to work."""
         self._retry.call(self._ports.hypervisor.resume)
-        at = self._clock.now().timestamp()
+        at = self._moment()
         self._ledger.record(lambda m: source_resumed(m, at))
         self._say(Note.UNDO, "the source runs again", ())
 
     def unpublish(self) -> None:
         """Take the image away; its snapshots stay as the base of the next round."""
-        image_id = self._cutover().image_id
+        image_id = self._cutover().image_id or self._published()
         if image_id is not None:
             self._retry.call(lambda: self._ports.cloud.unpublish(image_id))
         self._ledger.record(unpublished)
+
+    def _published(self) -> str | None:
+        """The image of a registration whose answer was lost: found, or registered to be removed.
+
+        Left alone it would keep its snapshots from ever being deleted.
+        """
+        vm, refs, seq = self._image_parts()
+        try:
+            return self._retry.call(lambda: self._ports.cloud.publish(seq, vm, refs))
+        except (CredentialsError, TargetDeniedError):
+            raise
+        except TargetError as error:
+            self._say(Note.WARNING, f"no image to be found: {error.message}", ())
+            return None
 
     def finish_undo(self) -> None:
         """The failed cutover is over."""
@@ -319,7 +401,7 @@ class _Ask:
 def _unequal(base: Base, index: int) -> SealiftError:
     return IntegrityError(
         f"disk {base.disk_id}: block {index} of snapshot {base.snapshot.id} is not what was sent",
-        next_step="the source runs again; run replicate with --on-tracking-loss full",
+        next_step="run the cutover again: this disk is sent in full",
         disk=base.disk_id,
         block=index,
         snapshot=base.snapshot.id,

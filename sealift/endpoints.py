@@ -330,6 +330,12 @@ class CloudTarget(Protocol):
     def launch(self, seq: int, attempt: int, image_id: str, vm: SourceVm) -> str:
         """Start (or find) the machine of this attempt; its id."""
 
+    def find_launched(self, seq: int, attempt: int) -> str | None:
+        """The machine of this attempt, if one was ever launched; starts none.
+
+        Waits for as long as a new machine may be invisible before it says that there is none.
+        """
+
     def health(self, instance_id: str) -> Health:
         """Whether it came up."""
 

@@ -12,6 +12,7 @@
     │   ├── ProtocolError       20   the peer broke its protocol; never use it again
     │   └── PointLostError      20   the point in time is gone: abort the round, open a new one
     ├── TrackingLostError       21   changes are not known: compare, copy in full or stop (I9)
+    │   └── TrackingWrongError  21   the change list left a changed block out; it is not trusted
     ├── ImageError              22   the image file is refused
     ├── TargetError             30   the target refused for good
     │   └── TargetDeniedError   30   a permission is missing
@@ -109,6 +110,10 @@ class TrackingLostError(SourceError):
     """Which blocks changed is not known; compare, copy in full or stop (I9)."""
 
     exit_code = 21
+
+
+class TrackingWrongError(TrackingLostError):
+    """A block that was called unchanged has changed: the change list is not trusted (I9)."""
 
 
 class ImageError(SourceError):

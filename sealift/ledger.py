@@ -28,12 +28,17 @@ def load_migration(store: StateStore) -> Migration | None:
 
 
 class Ledger:
-    """Holds the current value; every event is durable before it counts. Thread-safe."""
+    """Holds the current value; every event is durable before it counts. Thread-safe.
+
+    Attributes:
+        save_failed: the newest event could not be saved; whether it is stored is unknown.
+    """
 
     def __init__(self, store: StateStore, migration: Migration) -> None:
         self._store = store
         self._lock = threading.Lock()
         self._now = migration
+        self.save_failed = False
 
     @property
     def now(self) -> Migration:
@@ -44,9 +49,14 @@ class Ledger:
         """Apply an event and save the result; on failure nothing has changed."""
         with self._lock:
             changed = event(self._now)
-            self._store.save(STATE_NAME, changed.to_bytes())
+            self.save_failed = True
+            self._keep(changed)
+            self.save_failed = False
             self._now = changed
             return changed
+
+    def _keep(self, changed: Migration) -> None:
+        self._store.save(STATE_NAME, changed.to_bytes())
 
     def block_map(self, disk_id: str, seq: int) -> BlockMap | None:
         """Digests of one disk's point; None when they are gone or damaged.
@@ -76,3 +86,13 @@ class Ledger:
         for name in sorted(self._store.names()):
             if name.startswith(("map-", "journal-")) and name not in needed:
                 self._store.delete(name)
+
+
+class UnsavedLedger(Ledger):
+    """Goes on from a record that can no longer be written, and keeps nothing.
+
+    For the one thing that may not wait for room on a disk: that the machine runs again.
+    """
+
+    def _keep(self, changed: Migration) -> None:
+        pass

@@ -31,6 +31,8 @@ class Reason(Enum):
     BITMAP_INCONSISTENT = "the change bitmap is inconsistent after a crash of the hypervisor"
     BITMAP_STOPPED = "the change bitmap was stopped by someone"
     BASE_GONE = "the last snapshot is gone from the target"
+    BASE_UNPROVEN = "the last snapshot could not be proven to hold what was sent"
+    TRACKING_WRONG = "the hypervisor called a block unchanged that had changed"
 
 
 class LossPolicy(Enum):
@@ -51,6 +53,7 @@ class Base:
         seq: point number.
         boot_id: of the hypervisor process that has tracked it since.
         snapshot: what it became on the target.
+        doubt: why the next round may not build on it as usual; None when it may.
     """
 
     disk_id: str
@@ -58,6 +61,7 @@ class Base:
     seq: int
     boot_id: str
     snapshot: SnapshotRef
+    doubt: Reason | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +128,8 @@ def decide(evidence: Evidence, policy: LossPolicy) -> Lineage:
             reason=reason.name,
         )
     fits = base.snapshot.size == evidence.volume_size
-    if policy is LossPolicy.FULL or reason is Reason.BASE_GONE or not fits:
+    unusable = reason in (Reason.BASE_GONE, Reason.BASE_UNPROVEN) or not fits
+    if policy is LossPolicy.FULL or unusable:
         return Lineage(disk.id, Mode.FULL, reason, None, None)
     return Lineage(disk.id, Mode.COMPARE, reason, None, base.snapshot)
 
@@ -132,6 +137,8 @@ def decide(evidence: Evidence, policy: LossPolicy) -> Lineage:
 def _reason(evidence: Evidence, base: Base) -> Reason:
     if not evidence.base_complete:
         return Reason.BASE_GONE
+    if base.doubt is not None:
+        return base.doubt
     if evidence.disk.size != base.size:
         return Reason.DISK_RESIZED
     if evidence.boot_id != base.boot_id:

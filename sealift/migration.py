@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from sealift.endpoints import PointInfo, SnapshotRef, SourceVm
 from sealift.errors import LocalStateError
-from sealift.lineage import Base, Lineage, Mode
+from sealift.lineage import Base, Lineage, Mode, Reason
 
 STATE_FORMAT = 1
 
@@ -122,12 +122,14 @@ class Cutover:
         stopped_by: how the source stopped, in words.
         seq: of the final point, once durable.
         image_id: once published.
+        publishing: an image may have been registered.
         launching: a launch may have taken effect.
         instance_id: once known.
         resumed: the source runs again (only when undoing).
         forecast_seconds: of the final sync, before it started.
         failure: why it is or was undone.
         verified_bytes: read back from the target and found equal.
+        released: after the commit, what the migration no longer needs is gone on both sides.
         steps: (step, seconds) done so far.
     """
 
@@ -138,12 +140,14 @@ class Cutover:
     stopped_by: str = ""
     seq: int | None = None
     image_id: str | None = None
+    publishing: bool = False
     launching: bool = False
     instance_id: str | None = None
     resumed: bool = False
     forecast_seconds: float = 0.0
     failure: str = ""
     verified_bytes: int = 0
+    released: bool = False
     steps: tuple[tuple[str, float], ...] = ()
 
     @property
@@ -287,20 +291,32 @@ def round_aborted(m: Migration) -> Migration:
     return replace(m, round=None, garbage=m.garbage + begun)
 
 
+def doubted(m: Migration, disk_id: str, doubt: Reason) -> Migration:
+    """The newest point of a disk may not be built on as usual; the next one ends the doubt."""
+    bases = tuple(replace(b, doubt=doubt) if b.disk_id == disk_id else b for b in m.bases)
+    return replace(m, bases=bases)
+
+
 def garbage_removed(m: Migration, snapshot_id: str) -> Migration:
     """One snapshot is gone."""
     return replace(m, garbage=tuple(g for g in m.garbage if g != snapshot_id))
 
 
-def round_record(r: Round, *, at: float, dirty_after_bytes: int) -> RoundRecord:
-    """What is remembered of a round that became durable ``at`` (seconds of the epoch)."""
+def round_record(r: Round, *, whole_seconds: float | None, dirty_after_bytes: int) -> RoundRecord:
+    """What is remembered of a round.
+
+    Args:
+        r: the round, durable.
+        whole_seconds: from its planning until now; None when it began in another process.
+        dirty_after_bytes: what the guest has changed since its point.
+    """
     figures = [d.figures for d in r.disks if d.figures is not None]
     point = r.point
     return RoundRecord(
         seq=r.seq,
         final=r.final,
         started=r.started,
-        seconds=_active_seconds(r, figures, at),
+        seconds=_active_seconds(figures, whole_seconds),
         dirty_bytes=sum(_covered(d) for d in r.disks),
         read_bytes=sum(f.read for f in figures),
         sent_bytes=sum(f.sent for f in figures),
@@ -316,11 +332,14 @@ def round_record(r: Round, *, at: float, dirty_after_bytes: int) -> RoundRecord:
     )
 
 
-def _active_seconds(r: Round, figures: list[DiskFigures], at: float) -> float:
-    """Without the time in which a round that was stopped lay idle."""
-    if any(f.resumed for f in figures):
-        return max(f.seconds for f in figures)
-    return max(0.0, at - r.started)
+def _active_seconds(figures: list[DiskFigures], whole_seconds: float | None) -> float:
+    """Without the time in which a round that was stopped lay idle.
+
+    Never from the wall clock, which may jump: a forecast is built on it.
+    """
+    if whole_seconds is None or any(f.resumed for f in figures):
+        return max((f.seconds for f in figures), default=0.0)
+    return whole_seconds
 
 
 def _covered(disk: DiskRound) -> int:
@@ -400,19 +419,24 @@ def converged(m: Migration) -> Migration:
     return replace(m, phase=Phase.READY)
 
 
+def publishing(m: Migration) -> Migration:
+    """An image is about to be registered: from here one may exist."""
+    return replace(m, cutover=replace(_cutover(m), publishing=True))
+
+
 def launching(m: Migration) -> Migration:
     """A launch is about to be asked for: from here a machine may exist."""
     return replace(m, cutover=replace(_cutover(m), launching=True))
 
 
-def healthy(m: Migration, at: float) -> Migration:
-    """The target runs and the source is still fenced."""
-    return replace(m, cutover=replace(_cutover(m), running_at=at))
+def cutover_committed(m: Migration, at: float) -> Migration:
+    """The target runs, the source is still fenced: the target is the machine now."""
+    return replace(m, phase=Phase.CUT_OVER, cutover=replace(_cutover(m), running_at=at))
 
 
-def cutover_committed(m: Migration) -> Migration:
-    """The target is the machine now."""
-    return replace(m, phase=Phase.CUT_OVER)
+def released(m: Migration) -> Migration:
+    """Nothing is left of the migration but the machine and what it stands on."""
+    return replace(m, cutover=replace(_cutover(m), released=True), garbage=(), throttled=None)
 
 
 def undo_begun(m: Migration, failure: str) -> Migration:
@@ -435,7 +459,7 @@ def source_resumed(m: Migration, at: float) -> Migration:
 
 def unpublished(m: Migration) -> Migration:
     """The image is gone."""
-    return replace(m, cutover=replace(_cutover(m), image_id=None))
+    return replace(m, cutover=replace(_cutover(m), image_id=None, publishing=False))
 
 
 def undone(m: Migration) -> Migration:

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from sealift.actions import Action, next_action
-from sealift.cancel import CancelToken
 from sealift.convergence import (
     Forecast,
     OnDivergence,
@@ -14,8 +13,9 @@ from sealift.convergence import (
     forecast,
     throttle_rate,
 )
-from sealift.cutover import CutoverSteps
+from sealift.cutover import SOURCE_RUNS, TARGET_RUNS, CutoverSteps
 from sealift.errors import (
+    IntegrityError,
     LocalStateError,
     PointLostError,
     SealiftError,
@@ -25,8 +25,9 @@ from sealift.errors import (
     TransientError,
     UsageError,
 )
-from sealift.ledger import Ledger, load_migration
-from sealift.migration import Migration, Phase, converged, cutover_begun, undo_begun
+from sealift.ledger import Ledger, UnsavedLedger, load_migration
+from sealift.lineage import LossPolicy
+from sealift.migration import Migration, Phase, converged, cutover_begun, released, undo_begun
 from sealift.ports import Ports
 from sealift.progress import Facts, Note, Noted
 from sealift.rounds import Rounds
@@ -97,6 +98,11 @@ class Migrator:
         """The migration as last saved."""
         return self._ledger.now
 
+    @property
+    def rounds_come_first(self) -> bool:
+        """Whether rounds may run before a cutover: none is under way or committed."""
+        return self.state.phase not in (Phase.CUTTING_OVER, Phase.CUT_OVER)
+
     # ------------------------------------------------------------------ verbs
 
     def replicate(self) -> Migration:
@@ -130,9 +136,10 @@ class Migrator:
         return forecast(figures, self._ports.policy.convergence)
 
     def _dirty_now(self) -> int:
-        since = {b.disk_id: b.seq for b in self.state.bases}
+        """A disk without tracking counts as a whole: it will be read as a whole (I9)."""
         tracking = self._retry.call(self._ports.hypervisor.tracking)
-        return sum(t.dirty_bytes for t in tracking if since.get(t.disk_id) == t.since)
+        dirty = {(t.disk_id, t.since): t.dirty_bytes for t in tracking}
+        return sum(dirty.get((b.disk_id, b.seq), b.size) for b in self.state.bases)
 
     def converge(self) -> Forecast:
         """Run rounds until the final sync fits the budget, or no more are allowed.
@@ -169,8 +176,8 @@ class Migrator:
             )
         if policy is OnDivergence.THROTTLE:
             rate = throttle_rate(now)
-            self._retry.call(lambda: self._ports.hypervisor.throttle(rate))
             self._ledger.record(lambda m: replace(m, throttled=rate))
+            self._retry.call(lambda: self._ports.hypervisor.throttle(rate))
             text = f"the guest's writes are limited to {format_rate(rate)} until the cutover"
             self._say(Note.WARNING, text, (("limit", rate),))
 
@@ -178,34 +185,53 @@ class Migrator:
         """Move the machine, or put the source back to work (I10).
 
         An interrupted cutover goes on where it was; an interrupted undo is finished first.
+        What a committed one has left behind is removed.
 
         Raises:
             SealiftError: the cutover failed; unless the error says otherwise the source runs
-                again and the next cutover sends only what changed since.
+                again and the next cutover sends only what changed since. The operand
+                ``source_runs`` says whether it does where an undo failed, ``target_runs``
+                that the target runs and only the record of it could not be written.
         """
+        if self._to_be_released():
+            self._release()
+            return self.state
         self._refuse_when_over()
         if self.state.phase is not Phase.CUTTING_OVER:
             self._settle()
             self._gates(approve)
-        elif self.state.round is not None and not self._rounds.still_possible():
-            self._rounds.abort()
         try:
+            self._check_interrupted()
             self._drive()
-        except SealiftError as error:
-            self._undo_after(error)
+        except Exception as error:
+            if not isinstance(error, SealiftError) or not error.operands.get(TARGET_RUNS):
+                self._undo_after(error)
             raise
-        self._release_source()
+        self._release()
         self._cutover.keep_console()
         return self.state
 
-    def _undo_after(self, error: SealiftError) -> None:
+    def _check_interrupted(self) -> None:
+        """What an earlier process left of a cutover may have become impossible since."""
+        self._cutover.still_fenced()
+        if self.state.round is not None and not self._rounds.still_possible():
+            self._rounds.abort()
+
+    def _undo_after(self, error: Exception) -> None:
         try:
             self.undo(error)
         except SealiftError as second:
-            raise TransientError(
-                f"the cutover failed ({error.message}) and the source is not back yet: "
-                f"{second.message}",
+            back = second.operands.get(SOURCE_RUNS, False)
+            where = (
+                "the source runs again, but not all is undone"
+                if back
+                else ("the source is not back yet")
+            )
+            kind = type(second) if isinstance(second, LocalStateError) else TransientError
+            raise kind(
+                f"the cutover failed ({error}) and {where}: {second.message}",
                 next_step="run cutover --undo until it succeeds; nothing is lost",
+                **{SOURCE_RUNS: back},
             ) from error
 
     def _gates(self, approve: Approve | None) -> None:
@@ -233,21 +259,55 @@ class Migrator:
                 next_step="run more rounds, raise downtime_budget, or set on_divergence: continue",
             )
 
-    def undo(self, cause: SealiftError | None = None) -> Migration:
+    def undo(self, cause: Exception | None = None) -> Migration:
         """Go back from a cutover that was interrupted or failed; the source runs again.
 
-        A stop that was asked for does not hold this back.
+        A stop that was asked for does not hold this back, nor does local state that cannot be
+        written: what brings the source back is done then without a record of it.
 
         Raises:
-            SealiftError: the source is not back yet; call again.
+            SealiftError: not everything is undone; call again. Its operand ``source_runs``
+                says whether the source is back.
         """
+        with self._ports.context.cancel.shielded():
+            try:
+                self._undo(str(cause) if cause else "undone on request")
+            except Exception as error:
+                back = self._source_is_back()
+                if isinstance(error, SealiftError):
+                    error.operands[SOURCE_RUNS] = back
+                    raise
+                raise SealiftError(
+                    f"unexpected {type(error).__name__} in an undo: {error}",
+                    next_step="run cutover --undo until it succeeds, and report it",
+                    **{SOURCE_RUNS: back},
+                ) from error
+        return self.state
+
+    def _undo(self, why: str) -> None:
         if self.state.phase is Phase.CUTTING_OVER:
-            why = cause.message if cause else "undone on request"
             self._ledger.record(lambda m: undo_begun(m, why))
         if self.state.phase is Phase.UNDOING:
-            context = replace(self._ports.context, cancel=CancelToken())
-            Migrator(replace(self._ports, context=context), self._ledger)._drive()
-        return self.state
+            self._drive()
+
+    def _source_is_back(self) -> bool:
+        """After a failed undo; when it failed for want of a record, go on without one.
+
+        Safe because nothing that may not happen depends on the record: whoever goes on from
+        the old one meets a source that is not fenced, and undoes the cutover again.
+        """
+        if self.state.phase not in (Phase.CUTTING_OVER, Phase.UNDOING):
+            return True
+        ledger = UnsavedLedger(self._ports.store, self.state)
+        if ledger.now.phase is Phase.CUTTING_OVER:
+            ledger.record(lambda m: undo_begun(m, "local state cannot be written"))
+        if not self._ledger.save_failed:
+            return bool(ledger.now.cutover and ledger.now.cutover.resumed)
+        try:
+            CutoverSteps(self._ports, ledger).bring_back()
+        except SealiftError:
+            return False
+        return True
 
     def abandon(self) -> Migration:
         """Remove everything that the migration made, on both sides; the source runs on.
@@ -294,6 +354,8 @@ class Migrator:
     def _settle(self) -> None:
         """Finish or give up what an earlier run left behind."""
         self.undo()
+        if self.state.round is not None and not self._rounds.still_possible():
+            self._rounds.abort()
         self._drive_round(may_give_up=True)
 
     def _round(self, *, final: bool) -> None:
@@ -305,19 +367,23 @@ class Migrator:
 
     def _drive_round(self, *, may_give_up: bool) -> bool:
         """Bring the open round to its end; False when it was given up and may be tried again."""
-        if self.state.round is not None and not self._rounds.still_possible():
-            self._rounds.abort()
-            return False
         try:
             self._drive()
+        except IntegrityError:
+            self._rounds.abort()  # nothing is built on data that is in doubt
+            raise
         except (PointLostError, TrackingLostError) as error:
             self._rounds.abort()
-            if not may_give_up:
+            if not may_give_up or self._loss_stops(error):
                 raise
             text = f"round given up and begun anew: {error.message}"
             self._say(Note.WARNING, text)
             return False
         return True
+
+    def _loss_stops(self, error: SealiftError) -> bool:
+        stops = self._ports.policy.on_tracking_loss is LossPolicy.STOP
+        return stops and isinstance(error, TrackingLostError)
 
     def _plan_final_round(self) -> None:
         self._rounds.plan(final=True)
@@ -329,12 +395,27 @@ class Migrator:
             if self.state.phase in (Phase.CUT_OVER, Phase.ABANDONED):
                 return
 
-    def _release_source(self) -> None:
-        """The machine has moved: bitmaps and exports of it have no use any more."""
+    def _to_be_released(self) -> bool:
+        c = self.state.cutover
+        return self.state.phase is Phase.CUT_OVER and c is not None and not c.released
+
+    def _release(self) -> None:
+        """The machine has moved: what it does not stand on has no use any more.
+
+        Fails nothing: the next ``cutover`` does what this one could not.
+        """
+        c = self.state.cutover
+        if c is None or c.instance_id is None or c.image_id is None:
+            raise ValueError("nothing was committed")
+        keep = frozenset({c.instance_id, c.image_id, *(b.snapshot.id for b in self.state.bases)})
         try:
             self._retry.call(self._ports.hypervisor.forget)
+            self._retry.call(lambda: self._ports.cloud.sweep(keep))
+            self._ledger.tidy()
+            self._ledger.record(released)
         except SealiftError as error:
-            self._say(Note.WARNING, f"the old source could not be tidied up: {error.message}")
+            text = f"not everything could be tidied up: {error.message}; run cutover again for it"
+            self._say(Note.WARNING, text)
 
     def _abandon(self) -> None:
         self._retry.call(self._ports.hypervisor.forget)
@@ -343,7 +424,9 @@ class Migrator:
             if name.startswith(("map-", "journal-")):
                 self._ports.store.delete(name)
         self._ledger.record(
-            lambda m: replace(m, phase=Phase.ABANDONED, round=None, bases=(), garbage=())
+            lambda m: replace(
+                m, phase=Phase.ABANDONED, round=None, bases=(), garbage=(), throttled=None
+            )
         )
         text = f"abandoned; removed {len(removed)} objects from the target"
         self._say(Note.PHASE, text, (("removed", len(removed)),))

@@ -65,7 +65,10 @@ class MigrationPolicy:
         stop: see ``StopPolicy``.
         health_timeout_seconds: how long the target may take to come up.
         health_interval_seconds: pause between two questions.
-        verify_blocks: blocks per disk that are read back before the launch; None = all.
+        verify_blocks: blocks per disk that are read back before the launch; None = all, and
+            then the final round compares every block that it would leave out, too.
+        audit_blocks: blocks per disk and round that are compared although the hypervisor
+            calls them unchanged; None = all.
     """
 
     on_tracking_loss: LossPolicy = LossPolicy.COMPARE
@@ -75,6 +78,13 @@ class MigrationPolicy:
     health_timeout_seconds: float = 600.0
     health_interval_seconds: float = 5.0
     verify_blocks: int | None = 64
+    audit_blocks: int | None = 16
+
+    def audited(self, *, final: bool) -> int | None:
+        """How many unchanged blocks of a disk a round compares; None = all."""
+        if self.audit_blocks is None or (final and self.verify_blocks is None):
+            return None
+        return max(self.audit_blocks, self.verify_blocks or 0) if final else self.audit_blocks
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,20 @@
 """One round: freeze an instant, make the target equal to it, then let go of what came before."""
 
+from contextlib import ExitStack
 from functools import partial
 
+from sealift.audit import AuditingReader
 from sealift.blockmap import BlockMap
-from sealift.disk import Unwritten, WriterCaps
+from sealift.disk import DiskReader, Unwritten, WriterCaps
 from sealift.endpoints import PointInfo, SnapshotRef, SnapshotState, SourceVm
-from sealift.errors import PointLostError, SourceError
+from sealift.errors import (
+    CredentialsError,
+    PointLostError,
+    SourceError,
+    TargetDeniedError,
+    TargetError,
+    TrackingWrongError,
+)
 from sealift.journal import JournalKey, SyncJournal
 from sealift.ledger import Ledger, journal_name
 from sealift.lineage import Evidence, Lineage, Mode, Reason, decide
@@ -15,6 +24,7 @@ from sealift.migration import (
     Migration,
     Round,
     disk_synced,
+    doubted,
     garbage_removed,
     point_opened,
     round_aborted,
@@ -37,6 +47,7 @@ class Rounds:
         self._ports = ports
         self._ledger = ledger
         self._retry = ports.context.retrier()
+        self._planned: dict[int, float] = {}
 
     # ------------------------------------------------------------------ planning
 
@@ -52,7 +63,9 @@ class Rounds:
             self._announce(lineage)
             changed = dirty.get((lineage.disk_id, lineage.since or 0), evidence.disk.size)
             disks.append(DiskRound(lineage, evidence.disk.size, changed))
-        at = self._ports.context.clock.now().timestamp()
+        clock = self._ports.context.clock
+        at = clock.now().timestamp()
+        self._planned[self._ledger.now.next_seq] = clock.monotonic()
         self._ledger.record(lambda m: round_planned(m, vm, tuple(disks), final=final, at=at))
 
     def _same_vm(self, vm: SourceVm) -> None:
@@ -92,17 +105,27 @@ class Rounds:
     # ------------------------------------------------------------------ going on
 
     def still_possible(self) -> bool:
-        """Whether a round that an earlier run left behind can go on where it was."""
+        """Whether a round that an earlier run left behind can go on where it was.
+
+        One whose point is not known to be open cannot: what it was planned for may be gone,
+        and nothing is lost with it. Nor can one whose next snapshot has lost its parent.
+        """
         r = _round(self._ledger.now)
-        if r.durable or r.point is None:
+        if r.durable:
             return True
+        if r.point is None:
+            return False
         point = self._retry.call(lambda: self._ports.hypervisor.find_point(r.seq))
         if point is None or point.boot_id != r.point.boot_id:
             return False
-        begun = [d.snapshot for d in r.disks if d.snapshot is not None]
-        ask = self._ports.cloud.snapshot_state
-        states = [self._retry.call(partial(ask, s.id)) for s in begun]
-        return all(s in (SnapshotState.PENDING, SnapshotState.COMPLETED) for s in states)
+        return all(self._may_go_on(disk) for disk in r.disks)
+
+    def _may_go_on(self, disk: DiskRound) -> bool:
+        if disk.snapshot is None:
+            parent = disk.lineage.parent
+            return parent is None or self._complete(parent)
+        state = self._retry.call(partial(self._ports.cloud.snapshot_state, disk.snapshot.id))
+        return state in (SnapshotState.PENDING, SnapshotState.COMPLETED)
 
     # ------------------------------------------------------------------ actions
 
@@ -148,35 +171,49 @@ class Rounds:
         disk_id, lineage = disk.lineage.disk_id, disk.lineage
         if disk.snapshot is None:
             raise ValueError("snapshot not begun")
-        base = self._base_map(lineage)
-        reader = self._retry.call(lambda: self._ports.hypervisor.reader(r.seq, disk_id))
-        writer = self._ports.cloud.writer(disk.snapshot, lineage.parent)
-        try:
+        begun, ports = disk.snapshot, self._ports
+        with ExitStack() as ends:
+            reader = self._retry.call(lambda: ports.hypervisor.reader(r.seq, disk_id))
+            ends.callback(reader.close)
+            if reader.size != disk.size:
+                raise PointLostError(f"disk {disk_id} was resized while the round began")
+            writer = self._retry.call(lambda: ports.cloud.writer(begun, lineage.parent))
+            ends.callback(writer.close)
+            base = self._base_map(lineage, writer.caps)
             key = JournalKey(
                 reader.identity, writer.identity, writer.caps.size, writer.caps.block_size
             )
-            journal = SyncJournal(
-                self._ports.store, journal_name(disk_id, r.seq), key, self._ports.context.clock
-            )
+            name = journal_name(disk_id, r.seq)
+            journal = SyncJournal(ports.store, name, key, ports.context.clock)
+            ends.callback(journal.close)
+            self._say_resumed(disk_id, journal, writer.caps)
+            label = DiskProgress(disk_id, r.seq)
+            audited = self._audited(reader, base, r, disk_id)
             try:
-                self._say_resumed(disk_id, journal, writer.caps)
-                label = DiskProgress(disk_id, r.seq)
                 report = sync(
-                    reader, writer, self._ports.context, journal=journal, base=base, label=label
+                    audited, writer, ports.context, journal=journal, base=base, label=label
                 )
-            finally:
-                journal.close()
-        finally:
-            reader.close()
-            writer.close()
+            except TrackingWrongError:
+                self._ledger.record(lambda m: doubted(m, disk_id, Reason.TRACKING_WRONG))
+                raise
         self._ledger.save_block_map(disk_id, r.seq, _merged(base, report, lineage, writer.caps))
         self._ledger.record(lambda m: disk_synced(m, disk_id, _figures(report)))
 
-    def _base_map(self, lineage: Lineage) -> BlockMap | None:
+    def _audited(
+        self, reader: DiskReader, base: BlockMap | None, r: Round, disk_id: str
+    ) -> DiskReader:
+        """The reader; what it calls unchanged is not taken on trust alone."""
+        blocks = self._ports.policy.audited(final=r.final)
+        if not reader.incremental or base is None or blocks == 0:
+            return reader
+        return AuditingReader(reader, base, blocks=blocks, disk_id=disk_id, rng=self._ports.rng)
+
+    def _base_map(self, lineage: Lineage, caps: WriterCaps) -> BlockMap | None:
         base = self._ledger.now.base(lineage.disk_id)
         if lineage.parent is None or base is None:
             return None
-        return self._ledger.block_map(lineage.disk_id, base.seq)
+        known = self._ledger.block_map(lineage.disk_id, base.seq)
+        return known if known is not None and known.block_size == caps.block_size else None
 
     def _say_resumed(self, disk_id: str, journal: SyncJournal, caps: WriterCaps) -> None:
         if not journal.resumed_blocks:
@@ -196,8 +233,9 @@ class Rounds:
         self._retry.call(lambda: self._ports.hypervisor.commit_point(r.seq))
         tracking = self._retry.call(self._ports.hypervisor.tracking)
         dirty = sum(t.dirty_bytes for t in tracking if t.since == r.seq)
-        at = self._ports.context.clock.now().timestamp()
-        record = round_record(r, at=at, dirty_after_bytes=dirty)
+        record = round_record(
+            r, whole_seconds=self._seconds_since_planned(r.seq), dirty_after_bytes=dirty
+        )
         self._ledger.record(lambda m: round_closed(m, record))
         self._ledger.tidy()
         text = (
@@ -205,6 +243,10 @@ class Rounds:
             f"{format_size(record.dirty_bytes)} dirty; {format_size(dirty)} changed meanwhile"
         )
         self._ports.context.sink(Noted(Note.ROUND, text, (("seq", r.seq), ("dirty_after", dirty))))
+
+    def _seconds_since_planned(self, seq: int) -> float | None:
+        planned = self._planned.get(seq)
+        return None if planned is None else self._ports.context.clock.monotonic() - planned
 
     def abort(self) -> None:
         """Merge the bitmaps back and give up what was begun: as if the round had never been."""
@@ -214,9 +256,19 @@ class Rounds:
         self._ledger.tidy()
 
     def remove_garbage(self) -> None:
-        """Delete snapshots that nothing needs any more."""
+        """Delete snapshots that nothing needs any more.
+
+        One that the cloud refuses to delete holds up nothing: the end of the migration sweeps
+        up whatever still carries its name.
+        """
         for snapshot_id in self._ledger.now.garbage:
-            self._retry.call(partial(self._ports.cloud.delete_snapshot, snapshot_id))
+            try:
+                self._retry.call(partial(self._ports.cloud.delete_snapshot, snapshot_id))
+            except (CredentialsError, TargetDeniedError):
+                raise
+            except TargetError as error:
+                text = f"snapshot {snapshot_id} stays for now: {error.message}"
+                self._ports.context.sink(Noted(Note.WARNING, text))
             self._ledger.record(partial(garbage_removed, snapshot_id=snapshot_id))
 
 

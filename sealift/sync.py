@@ -1,5 +1,6 @@
 """The one verb that moves data: make a writer equal to a reader."""
 
+import random
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -36,6 +37,7 @@ class SyncContext:
         executor: threads, or inline for simulations.
         bandwidth: bytes per second given to the writer.
         sink: receives progress.
+        rng: of the jitter between retries; seeded in simulations.
     """
 
     clock: Clock
@@ -44,10 +46,11 @@ class SyncContext:
     executor: Executor = field(default_factory=ThreadExecutor)
     bandwidth: RateLimit = field(default_factory=Unlimited)
     sink: Sink = silent
+    rng: random.Random = field(default_factory=random.Random)
 
     def retrier(self) -> Retrier:
         """A fresh retry layer for one caller."""
-        return Retrier(self.retry, self.clock, self.cancel)
+        return Retrier(self.retry, self.clock, self.cancel, self.rng)
 
 
 @dataclass(frozen=True, slots=True)

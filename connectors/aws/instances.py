@@ -86,6 +86,21 @@ class Instances:
             raise TransientError("ec2:RunInstances: the answer names no instance")
         return str(field_of(started[0], "InstanceId", "ec2:RunInstances"))
 
+    def find_launched(self, seq: int, attempt: int) -> str | None:
+        """The machine of this attempt; None once one would have to be visible.
+
+        For when nothing may be started, because the source may be running (I10).
+        """
+        until = self.waiter.clock.monotonic() + VISIBLE_SECONDS
+
+        def found() -> tuple[str | None] | None:
+            instance_id = self._of(seq, attempt)
+            late = self.waiter.clock.monotonic() >= until
+            return (instance_id,) if instance_id is not None or late else None
+
+        (answer,) = self.waiter.until(found, 2 * VISIBLE_SECONDS, "the search for a machine")
+        return answer
+
     def _of(self, seq: int, attempt: int) -> str | None:
         own = {names.POINT: str(seq), names.ATTEMPT: str(attempt)}
         found = [i["InstanceId"] for i in self._described(own)]

@@ -149,6 +149,10 @@ class AwsTarget:
         """See ``Instances.launch``."""
         return self._instances.launch(seq, attempt, image_id, vm)
 
+    def find_launched(self, seq: int, attempt: int) -> str | None:
+        """See ``Instances.find_launched``."""
+        return self._instances.find_launched(seq, attempt)
+
     def health(self, instance_id: str) -> Health:
         """See ``Instances.health``."""
         return self._instances.health(instance_id)

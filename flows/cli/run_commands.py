@@ -83,7 +83,7 @@ def cutover(output: Output, plan: MigrationPlan, choice: CutoverChoice, *, prefe
 
 def _cutover_here(output: Output, plan: MigrationPlan, choice: CutoverChoice) -> Migration:
     with _running(output, plan, "cutover") as run:
-        if choice.rounds and run.migrator.state.phase is not Phase.CUTTING_OVER:
+        if choice.rounds and run.migrator.rounds_come_first:
             run.migrator.converge()
         approve = None if choice.yes else _approval(output, run.ports.context.cancel)
         with Guardian(plan):

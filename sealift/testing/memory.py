@@ -146,6 +146,13 @@ class _Store:
     aborted: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
 
+    def __getstate__(self) -> dict[str, object]:
+        """Without the lock, so that a whole world can be copied."""
+        return {k: v for k, v in self.__dict__.items() if k != "lock"}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state, lock=threading.Lock())
+
 
 class MemoryWriter:
     """A target under construction in memory.

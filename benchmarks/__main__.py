@@ -10,7 +10,16 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from benchmarks import ebs_seed, machine, nbd_read, report
+from benchmarks import (
+    ebs_seed,
+    final_sync,
+    machine,
+    memory,
+    nbd_read,
+    report,
+    rounds,
+    startup,
+)
 from benchmarks.measure import Row
 from benchmarks.scale import FULL, TINY, Scale
 
@@ -19,6 +28,10 @@ Benchmark = Callable[[Scale, Path], Iterator[Row]]
 BENCHMARKS: dict[str, Benchmark] = {
     "read": nbd_read.measure,
     "seed": ebs_seed.measure,
+    "round": rounds.measure,
+    "memory": memory.measure,
+    "startup": startup.measure,
+    "cutover": final_sync.measure,
 }
 
 

@@ -96,6 +96,15 @@ class _Account:
         ]
         return f"<snapshotSet>{''.join(found)}</snapshotSet>"
 
+    def _DescribeImages(self, _: Mapping[str, str]) -> str:
+        return "<imagesSet></imagesSet>"
+
+    def _DescribeVolumes(self, _: Mapping[str, str]) -> str:
+        return "<volumeSet></volumeSet>"
+
+    def _DescribeInstances(self, _: Mapping[str, str]) -> str:
+        return "<reservationSet></reservationSet>"
+
     def _CreateTags(self, form: Mapping[str, str]) -> str:
         snapshot = self.snapshots[form["ResourceId.1"]]
         for n in range(1, 50):

@@ -107,7 +107,8 @@ class Seed:
     def ours(self) -> None:
         """Through ``sync`` with journal and progress, from StartSnapshot to completed."""
         number = next(self._numbers)
-        target = AwsTarget(self.clients.spec, f"bench{number}", CLOCK, clients=self.clients)
+        name = f"bench-{self.folder.name}-{number}"
+        target = AwsTarget(self.clients.spec, name, CLOCK, clients=self.clients)
         ref = target.begin_snapshot(1, VmDisk("disk0", self._size, "virtio"), None)
         writer, reader = target.writer(ref, None), RawFileReader(self.disk)
         key = JournalKey(reader.identity, writer.identity, ref.size, BLOCK)

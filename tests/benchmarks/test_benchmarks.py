@@ -10,14 +10,23 @@ import pytest
 from benchmarks.measure import Bar, Pairs, Row, Sense
 
 ROOT = Path(__file__).parents[2]
-LINE = re.compile(r"^bench ([a-z-]+) ratio \d+\.\d{3} bar \d+\.\d{3} (ok|short)$", re.MULTILINE)
+LINE = re.compile(
+    r"^bench ([a-z0-9-]+) ratio -?\d+\.\d{3} bar \d+\.\d{3} (ok|short)$", re.MULTILINE
+)
 
 
 @pytest.mark.slow
 @pytest.mark.tools
 @pytest.mark.parametrize(
     ("name", "rows"),
-    [("read", ["read-qemu-nbd", "read-nbdkit"]), ("seed", ["ebs-seed"])],
+    [
+        ("read", ["read-qemu-nbd", "read-nbdkit"]),
+        ("seed", ["ebs-seed"]),
+        ("round", ["round-1-percent"]),
+        ("memory", ["memory-flat", "memory-peak"]),
+        ("startup", ["startup-help", "startup-status"]),
+        ("cutover", ["final-sync"]),
+    ],
 )
 def test_a_benchmark_prints_its_rows(name: str, rows: list[str], tmp_path: Path) -> None:
     page = tmp_path / "page.md"

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from benchmarks import (
+    completion,
     ebs_seed,
     final_sync,
     machine,
@@ -32,6 +33,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "memory": memory.measure,
     "startup": startup.measure,
     "cutover": final_sync.measure,
+    "completion": completion.measure,
 }
 
 

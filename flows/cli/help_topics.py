@@ -1,5 +1,6 @@
 """``sealift help TOPIC``: written from the code itself."""
 
+import json
 import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields as fields_of
@@ -15,7 +16,6 @@ from flows.next_steps import after_error, after_phase, after_stop, beside_run
 from sealift.config_load import fields
 from sealift.errors import SealiftError, UsageError, every_error
 from sealift.migration import Phase
-from sealift.progress import Note
 
 _WIDTH = 92
 _THE_PHASES = "the next step of its phase, which goes on where the last run was"
@@ -125,7 +125,12 @@ def _events() -> str:
             "",
             *(_event(kind, described[kind.__name__]) for kind in kinds),
             "",
-            "Kinds of note: " + ", ".join(note.value for note in Note) + ".",
+            "Parts and words of these",
+            *(
+                _part(name, one)
+                for name, one in described.items()
+                if name not in {kind.__name__ for kind in kinds}
+            ),
         ]
     )
 
@@ -138,8 +143,39 @@ def _event(kind: type[Line], described: json_schema.Schema) -> str:
         [properties["type"]["const"], *([f"({', '.join(commands_named)})"] * bool(of))]
     )
     own = [f.name for f in fields_of(kind) if f.name != "type"]
-    rows = [(f"    {name}", properties[name].get("description", "")) for name in own]
-    return f"\n{title}: {described['description']}\n" + _columns(rows).rstrip("\n")
+    rows = [
+        (f"    {name}", _kind(properties[name]), _plain(properties[name].get("description", "")))
+        for name in own
+    ]
+    return f"\n{title}: {_plain(described['description'])}\n" + _columns(rows).rstrip("\n")
+
+
+def _part(name: str, described: json_schema.Schema) -> str:
+    head = f"\n{name}: {_plain(described['description'])}\n"
+    if "enum" in described:
+        words = ", ".join(described["enum"])
+        return head + textwrap.indent(textwrap.fill(words, _WIDTH - 4), "    ")
+    rows = [
+        (f"    {field}", _kind(one), _plain(one.get("description", "")))
+        for field, one in described["properties"].items()
+    ]
+    return head + _columns(rows).rstrip("\n")
+
+
+def _kind(described: json_schema.Schema) -> str:
+    """``string or null``, or the words that a field may be."""
+    if "$ref" in described:
+        return str(described["$ref"].rpartition("/")[2])
+    if "const" in described:
+        return json.dumps(described["const"])
+    if "anyOf" in described:
+        return " or ".join(_kind(one) for one in described["anyOf"])
+    inner = described.get("items")
+    return f"list of {_kind(inner)}" if inner else str(described.get("type", "any"))
+
+
+def _plain(text: str) -> str:
+    return text.replace("``", "")
 
 
 # ---------------------------------------------------------------------- recovery

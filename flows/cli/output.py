@@ -1,10 +1,11 @@
 """What a command prints: for people, or one JSON object per line for machines."""
 
 import json
+import os
 import select
 import sys
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from enum import Enum
 from typing import IO, TYPE_CHECKING
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from flows.reporter import View
 
 _ANSWER_POLL_SECONDS = 0.2
+_WIDTH_OF_FILES = 160
+_COLUMNS_THAT_FOLD = 3
 
 
 class Output:
@@ -80,16 +83,24 @@ class Output:
         if self.machine:
             return
         from rich.console import Console
+        from rich.measure import Measurement
         from rich.table import Table
         from rich.text import Text
 
+        kept = [tuple(harmless(cell) for cell in row) for row in rows]
         heads = any(columns)
         table = Table(title=Text(title), title_justify="left", box=None, show_header=heads)
         for column in columns:
             table.add_column(column, header_style="bold", overflow="fold")
-        for row in rows:
-            table.add_row(*(Text(harmless(cell)) for cell in row))
-        Console(file=self._out, width=None if self._out.isatty() else 160).print(table)
+        for row in kept:
+            table.add_row(*(Text(cell) for cell in row))
+        told = self._out.isatty() or "COLUMNS" in os.environ
+        console = Console(file=self._out, width=None if told else _WIDTH_OF_FILES)
+        wide = Measurement.get(console, console.options.update(max_width=10_000), table)
+        if wide.maximum <= console.width or len(columns) <= _COLUMNS_THAT_FOLD:
+            console.print(table)
+        else:
+            self.say("\n".join([title, *_as_lists(columns, kept)]))
 
     @property
     def can_ask(self) -> bool:
@@ -157,6 +168,15 @@ class Output:
         if log is not None:
             self.hint(f"log: {log}")
         return error.exit_code
+
+
+def _as_lists(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """A row below the other, for terminals that are too narrow for the table."""
+    for row in rows:
+        mark = row[0] if columns[0] == "" else f"{columns[0]} {row[0]}"
+        yield f" {mark}"
+        filled = [(c, cell) for c, cell in zip(columns[1:], row[1:], strict=True) if cell]
+        yield from (f"   {column}: {cell}" for column, cell in filled)
 
 
 def _json_text(line: Line, encoding: str | None) -> str:

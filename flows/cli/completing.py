@@ -11,9 +11,8 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 WORDS_FILE = "completion_words.json"
 _STATE_FILE = "migration.json"
@@ -33,8 +32,7 @@ class Kind(Enum):
     PLANS = "plans"
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """What may stand there.
 
     Attributes:

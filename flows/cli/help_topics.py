@@ -122,7 +122,6 @@ def _events() -> str:
             f"The format is {FORMAT}: additions raise the second number, anything else the first.",
             "Fields that you do not know are to be ignored. sealift help json-schema prints the",
             "schema.",
-            "",
             *(_event(kind, described[kind.__name__]) for kind in kinds),
             "",
             "Parts and words of these",

@@ -5,19 +5,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
-from flows.cli.output import Output
 from sealift.errors import ImageError, LockedError, SealiftError, StoppedError, UsageError
+
+if TYPE_CHECKING:
+    from flows.cli.output import Output
 
 machine_asked: ContextVar[bool] = ContextVar("machine_asked", default=False)
 """Whether ``--json`` stood before the command."""
 
 
 @contextmanager
-def invocation(command: str, *, machine: bool) -> Iterator[Output]:
+def invocation(command: str, *, machine: bool) -> "Iterator[Output]":
     """Tell how the block ended, and turn it into the exit code."""
+    from flows.cli.output import Output
+
     output = Output(command, machine=machine or machine_asked.get())
     try:
         yield output

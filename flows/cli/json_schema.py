@@ -22,8 +22,7 @@ _ABOUT = (
 def line_classes() -> Iterator[type[Line]]:
     """Every kind of line that is printed: first the common ones, last the summaries."""
     kinds = [*Line.__subclasses__(), *Summary.__subclasses__()]
-    finished = {kind.__name__: kind for kind in kinds}  # slots=True leaves the one before behind
-    yield from (kind for kind in finished.values() if kind is not Summary)
+    yield from (kind for kind in kinds if kind is not Summary)
 
 
 def schema_text() -> str:

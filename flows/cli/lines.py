@@ -1,7 +1,8 @@
 """Every line that ``--json`` prints, as a class; the schema and ``help events`` are made of these.
 
 Names of quantities end in their unit: ``_bytes``, ``_seconds``, ``_usd``. A field that is
-not known is null, never absent.
+not known is null, never absent. The classes have no slots: those take a second class for
+each, which would be among the subclasses of ``Line`` too.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,14 +21,14 @@ FORMAT = "1.0"
 _DOCUMENTED: Mapping[str, bool] = {"use_attribute_docstrings": True}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Line:
     """Base of all lines; each has ``type``, which says what the rest means."""
 
     __pydantic_config__: ClassVar[Mapping[str, bool]] = _DOCUMENTED
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Hello(Line):
     """The first line of every command."""
 
@@ -40,7 +41,7 @@ class Hello(Line):
     """The command, as ``image info``; empty when the words name none."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Noticed(Line):
     """A moment, in one sentence."""
 
@@ -51,7 +52,7 @@ class Noticed(Line):
     """Figures of the sentence, by name."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Counts:
     """One moving number: a disk, or all of them."""
 
@@ -73,7 +74,7 @@ class Counts:
     finished: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Progress(Line):
     """Counts, about once a second while a run is under way."""
 
@@ -88,7 +89,7 @@ class Progress(Line):
     total: Counts
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Checked(Line):
     """One finding of ``preflight`` or ``doctor``."""
 
@@ -102,7 +103,7 @@ class Checked(Line):
     """What to do; empty when there is nothing to do."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Estimated(Line):
     """One disk of the next round, as ``plan`` sees it."""
 
@@ -117,7 +118,7 @@ class Estimated(Line):
     send_bytes_at_most: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class DiskSync:
     """How one disk was synced, and why so."""
 
@@ -126,7 +127,7 @@ class DiskSync:
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Round(Line):
     """A finished round."""
 
@@ -153,7 +154,7 @@ class Round(Line):
     disks: Sequence[DiskSync]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Proof:
     """One thing that is proven about a cutover."""
 
@@ -161,7 +162,7 @@ class Proof:
     found: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Evidence(Line):
     """What is proven about a cutover."""
 
@@ -169,7 +170,7 @@ class Evidence(Line):
     rows: Sequence[Proof]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Standing(Line):
     """Where one migration stands."""
 
@@ -201,10 +202,10 @@ class Standing(Line):
 
 
 PlainValue = None | bool | int | float | str | Sequence[str] | Mapping[str, str]
-"""A value of a plan's field; sizes in bytes, durations in seconds."""
+"""A value of a plan's field, as one writes it: sizes and durations with their unit."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Value(Line):
     """One field of the plan in effect."""
 
@@ -220,7 +221,7 @@ class Value(Line):
     help: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Image(Line):
     """One image file."""
 
@@ -239,7 +240,7 @@ class Image(Line):
     caveats: Sequence[str]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Rehearsal(Line):
     """The offline account is ready; it lasts until the command ends."""
 
@@ -250,7 +251,7 @@ class Rehearsal(Line):
     security_groups: Sequence[str]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Deployed(Line):
     """A flow that is registered on the Prefect server."""
 
@@ -259,7 +260,7 @@ class Deployed(Line):
     name: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Failure(Line):
     """The last line of a command that failed."""
 

@@ -5,7 +5,7 @@ import os
 import select
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from enum import Enum
 from typing import IO, TYPE_CHECKING
@@ -148,25 +148,29 @@ class Output:
             self.hint(f"next: {last.next}")
 
     def fail(self, error: SealiftError) -> int:
-        """The last word of a command that failed; its exit code."""
+        """The last word of a command that failed; its exit code.
+
+        A message may quote what somebody wrote at a wrong place, so secrets are taken out.
+        """
+        from flows.run_log import Redactor
+
+        known = Redactor(os.environ).known
         operands = {k: v for k, v in error.operands.items() if v not in ("", None)}
         log = operands.pop("log", None)
-        step = error.next_step or after_error(type(error))
-        self.emit(
-            Failure(
-                command=self.command,
-                code=error.code,
-                message=error.message,
-                next=step,
-                exit_code=error.exit_code,
-                log=None if log is None else str(log),
-                operands={str(k): _plain(v) for k, v in operands.items()},
-            )
+        told = Failure(
+            command=self.command,
+            code=error.code,
+            message=known(error.message),
+            next=known(error.next_step or after_error(type(error))),
+            exit_code=error.exit_code,
+            log=None if log is None else str(log),
+            operands={str(k): _plain(v, known) for k, v in operands.items()},
         )
-        self.hint(f"{f'sealift {self.command}'.strip()}: {error.message}".rstrip())
-        self.hint(f"next: {step}")
-        if log is not None:
-            self.hint(f"log: {log}")
+        self.emit(told)
+        self.hint(f"{f'sealift {self.command}'.strip()}: {told.message}".rstrip())
+        self.hint(f"next: {told.next}")
+        if told.log is not None:
+            self.hint(f"log: {told.log}")
         return error.exit_code
 
 
@@ -190,11 +194,12 @@ def _json_text(line: Line, encoding: str | None) -> str:
     return text
 
 
-def _plain(value: object) -> object:
+def _plain(value: object, text: Callable[[str], str] = str) -> object:
+    """What JSON can hold, its texts as ``text`` makes them."""
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): _plain(v, text) for k, v in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(v) for v in value]
-    return value if isinstance(value, bool | int | float | str | None) else str(value)
+        return [_plain(v, text) for v in value]
+    return value if isinstance(value, bool | int | float | None) else text(str(value))

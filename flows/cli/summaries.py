@@ -8,7 +8,7 @@ from flows.cli.lines import Line
 from sealift.migration import Phase
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Summary(Line):
     """The last line of a command that did what it was asked."""
 
@@ -22,7 +22,7 @@ class Summary(Line):
     """How long the command took."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class ChecksPassed(Summary):
     """Nothing stands in the way."""
 
@@ -31,7 +31,7 @@ class ChecksPassed(Summary):
     """How many things were looked at."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Planned(Summary):
     """What the next round would send, cost and take, over all disks."""
 
@@ -49,7 +49,7 @@ class Planned(Summary):
     phase: Phase
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Shown(Summary):
     """Where migrations stand."""
 
@@ -57,7 +57,7 @@ class Shown(Summary):
     migrations: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Ran(Summary):
     """A run on a migration ended in order."""
 
@@ -67,7 +67,7 @@ class Ran(Summary):
     phase: Phase
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class CutOver(Summary):
     """The machine was moved, or with ``--undo`` put back to work on the source."""
 
@@ -81,14 +81,14 @@ class CutOver(Summary):
     """The machine in the account; null after ``--undo``."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Ended(Summary):
     """A service ended when asked."""
 
     command: Literal["sandbox", "serve"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Demonstrated(Summary):
     """What the demonstration counted."""
 
@@ -102,7 +102,7 @@ class Demonstrated(Summary):
     """Path of the landed machine's screen."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Versions(Summary):
     """What this program is and can do."""
 
@@ -115,7 +115,7 @@ class Versions(Summary):
     """External tools that were found, with their versions and paths."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Topic(Summary):
     """A help page, as ``text``."""
 
@@ -123,7 +123,7 @@ class Topic(Summary):
     topic: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class HelpPage(Summary):
     """What ``--help`` shows, as ``text``."""
 
@@ -131,7 +131,7 @@ class HelpPage(Summary):
     topic: Literal["usage"] = field(default="usage", init=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Script(Summary):
     """A shell's completion script, as ``text``."""
 
@@ -139,7 +139,7 @@ class Script(Summary):
     shell: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class PlanShown(Summary):
     """The plan in effect is valid."""
 
@@ -147,7 +147,7 @@ class PlanShown(Summary):
     migration: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class PlanWritten(Summary):
     """A new plan file is there."""
 
@@ -155,14 +155,14 @@ class PlanWritten(Summary):
     path: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class ImageKnown(Summary):
     """What an image file is; its facts are in the line before."""
 
     command: Literal["image info"] = field(default="image info", init=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class ImageConverted(Summary):
     """The new image is there, whole."""
 

@@ -11,7 +11,7 @@ APT_PACKAGES := qemu-system-x86 qemu-utils seabios ovmf nbdkit libnbd-bin strace
 	systemd-boot-efi gcc libc6-dev python3-venv zsh fish
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: help setup system demo test test-fast check bench fuzz fault-table lock clean
+.PHONY: help setup system demo test test-fast check bench fuzz fault-table generated lock clean
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -62,6 +62,10 @@ EXECUTIONS ?= 1000000
 SEED ?= 1
 fuzz: setup ## Fuzz every parser of foreign bytes; EXECUTIONS=1000000 SEED=1
 	@$(BIN)/python -m tests.fuzz --executions $(EXECUTIONS) --seed $(SEED)
+
+generated: setup ## Renew what is made of the code: JSON schema and completion words
+	@$(BIN)/sealift help json-schema > docs/json-lines.schema.json
+	@$(BIN)/python -m flows.cli.completion_words
 
 lock: setup ## Resolve requirements.lock anew
 	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -43,7 +42,7 @@ def asked(world: Any, *words: str, taken_by: str = "bash") -> tuple[str, list[st
 
 
 def test_the_words_are_those_of_the_parser() -> None:
-    """To renew them: ``python -m flows.cli.completion_words``."""
+    """To renew them: ``make generated``."""
     assert SCRIPT.read_text() == completion_words.words_text()
 
 
@@ -208,7 +207,7 @@ _sealift
 """
 
 
-@pytest.mark.skipif(shutil.which("zsh") is None, reason="no zsh here")
+@pytest.mark.tools
 @pytest.mark.parametrize(
     ("typed", "found"),
     [
@@ -223,7 +222,7 @@ def test_zsh(path: Any, typed: list[str], found: list[str]) -> None:
     assert shell(path, "zsh", "-f", "-c", ZSH, "zsh", *typed) == found
 
 
-@pytest.mark.skipif(shutil.which("fish") is None, reason="no fish here")
+@pytest.mark.tools
 @pytest.mark.parametrize(
     ("typed", "found"),
     [

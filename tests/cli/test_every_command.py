@@ -143,7 +143,7 @@ def files(world: Any) -> Any:
 
 
 def test_the_schema_is_one_and_the_shipped_file_is_it() -> None:
-    """To renew it: ``sealift help json-schema > docs/json-lines.schema.json``."""
+    """To renew it: ``make generated``."""
     Draft202012Validator.check_schema(json_schema.schema())
     shipped = Path(__file__).parents[2] / "docs" / "json-lines.schema.json"
     assert shipped.read_text() == json_schema.schema_text()

@@ -17,6 +17,7 @@ from benchmarks import (
     machine,
     memory,
     nbd_read,
+    profile,
     report,
     rounds,
     startup,
@@ -49,13 +50,18 @@ def main() -> int:
         parser.error(f"there is no {', '.join(sorted(unknown))}")
     facts = machine.facts()
     print("\n".join(report.facts_lines(facts)), flush=True)
+    scale = TINY if options.tiny else FULL
     rows = []
-    for row in _measured(options.names or list(BENCHMARKS), TINY if options.tiny else FULL):
+    for row in _measured(options.names or list(BENCHMARKS), scale):
         rows.append(row)
         print(row.line, flush=True)
-    print("\n".join(report.table_lines(rows)))
+    print("\n".join(report.table_lines(rows)), flush=True)
+    with tempfile.TemporaryDirectory(prefix="slb-") as folder:
+        profiles = list(profile.profiles(scale, Path(folder)))
+    for shown in profiles:
+        print("\n".join(report.profile_lines(shown)))
     if options.doc:
-        options.doc.write_text(report.page(facts, rows))
+        options.doc.write_text(report.page(facts, rows, profiles))
     return 0 if all(row.ok for row in rows) else 1
 
 

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 
 from benchmarks.measure import Row
+from benchmarks.profile import Profile
 
+_STAGE_HEAD = ("stage", "CPU share", "CPU ms/MiB", "waiting ms/MiB")
 _HEAD = ("what", "Sealift", "peer or limit", "ratio", "bar", "")
 
 
@@ -14,12 +16,24 @@ def facts_lines(facts: Sequence[tuple[str, str]]) -> list[str]:
 
 def table_lines(rows: Sequence[Row]) -> list[str]:
     """The table, for a terminal."""
-    cells = [_HEAD, *map(_cells, rows)]
-    widths = [max(len(row[n]) for row in cells) for n in range(len(_HEAD))]
-    return ["", *("  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)) for r in cells)]
+    return ["", *_aligned([_HEAD, *map(_cells, rows)])]
 
 
-def page(facts: Sequence[tuple[str, str]], rows: Sequence[Row]) -> str:
+def profile_lines(profile: Profile) -> list[str]:
+    """Where the time goes, for a terminal."""
+    return ["", profile.title, *_aligned([_STAGE_HEAD, *_stages(profile)])]
+
+
+def _aligned(cells: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(row[n]) for row in cells) for n in range(len(cells[0]))]
+    return ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in cells]
+
+
+def _stages(profile: Profile) -> list[tuple[str, ...]]:
+    return [(s.name, f"{s.share:.0%}", f"{s.cpu:.3f}", f"{s.waited:.3f}") for s in profile.stages]
+
+
+def page(facts: Sequence[tuple[str, str]], rows: Sequence[Row], profiles: Sequence[Profile]) -> str:
     """The page ``docs/benchmarks.md``."""
     lines = [
         "# Benchmarks",
@@ -35,7 +49,15 @@ def page(facts: Sequence[tuple[str, str]], rows: Sequence[Row]) -> str:
         "## What each ratio is",
         "",
         *(f"- **{row.bar.name}** ({_bar(row)}): {row.bar.ratio}." for row in rows),
+        "",
+        "## Where the time goes",
+        "",
+        "Timed inside the workers, over all of them together; so waiting adds up to more than the",
+        "wall clock. A stage that talks to disk or network waits for it; any other waits for a",
+        "core or for the interpreter's lock.",
     ]
+    for profile in profiles:
+        lines += ["", f"### {profile.title}", "", *_markdown(_STAGE_HEAD, _stages(profile))]
     return "\n".join(lines) + "\n"
 
 

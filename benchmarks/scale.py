@@ -18,6 +18,7 @@ class Scale:
         memory_data_bytes: data in each of the two.
         cutover_bytes: disk that is cut over.
         dirty_bytes: what its last sync has to send.
+        profile_bytes: disk whose sync is profiled.
         pairs: repetitions of short measurements.
         few_pairs: repetitions of long ones.
     """
@@ -30,6 +31,7 @@ class Scale:
     memory_data_bytes: int
     cutover_bytes: int
     dirty_bytes: int
+    profile_bytes: int
     pairs: int
     few_pairs: int
 
@@ -43,6 +45,7 @@ FULL = Scale(
     memory_data_bytes=256 * MiB,
     cutover_bytes=1 * GiB,
     dirty_bytes=64 * MiB,
+    profile_bytes=512 * MiB,
     pairs=7,
     few_pairs=5,
 )
@@ -55,6 +58,7 @@ TINY = Scale(
     memory_data_bytes=8 * MiB,
     cutover_bytes=64 * MiB,
     dirty_bytes=4 * MiB,
+    profile_bytes=16 * MiB,
     pairs=1,
     few_pairs=1,
 )

@@ -7,6 +7,7 @@ is void. A block is recorded only after the write of it is durable.
 import json
 import struct
 import threading
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 from sealift.blockmap import BlockMap
@@ -17,10 +18,11 @@ from sealift.store import StateStore
 _BLOCK = struct.Struct(f"<Q{DIGEST_BYTES}s")
 _INDEX = struct.Struct("<Q")
 _WRITTEN, _SETTLED = b"W", b"S"
-_RECORD_BLOCKS = 16 * 1024
-"""Most blocks in one record: 656 KiB, below the longest that a log reads back."""
+_RECORD_BYTES = 640 * 1024
+"""Longest record, in which 16,384 blocks fit; a log reads back up to 1 MiB."""
 _SYNC_INTERVAL_SECONDS = 1.0
-"""How much work a power cut may cost; a kill costs nothing, its records are in the kernel."""
+"""How much work a power cut may cost. A kill costs what workers handed over while one write to
+the log was under way; the rest is in the kernel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,8 @@ class SyncJournal:
         self._clock = clock
         self._lock = threading.Lock()
         self._synced_at = clock.monotonic()
+        self._pending: list[tuple[bytes, bytes]] = []
+        self._writing = False
         self.blocks = BlockMap(-(-key.size // key.block_size), key.block_size)
         self._settled = bytearray(-(-self.blocks.blocks // 8))
         self._log = store.log(name)
@@ -84,26 +88,59 @@ class SyncJournal:
             raise ValueError("a record of an unknown kind")
 
     def record(self, blocks: list[tuple[int, bytes]]) -> None:
-        """Remember blocks that are durable on the target."""
-        for at in range(0, len(blocks), _RECORD_BLOCKS):
-            part = blocks[at : at + _RECORD_BLOCKS]
-            payload = _WRITTEN + b"".join([_BLOCK.pack(*block) for block in part])
-            with self._lock:
-                self._log.append(payload)
-                for index, digest in part:
-                    self.blocks[index] = digest
-        self._sync_sometimes()
+        """Remember blocks that are durable on the target.
+
+        Raises:
+            LocalStateError, OutOfSpaceError: they, or what others handed over meanwhile, are
+                not in the log; the sync has to end.
+        """
+        body = b"".join([_BLOCK.pack(*block) for block in blocks])
+        with self._lock:
+            for index, digest in blocks:
+                self.blocks[index] = digest
+            self._pending.extend(_cut(_WRITTEN, body, _BLOCK.size))
+        self._write_pending()
 
     def settle(self, indexes: list[int]) -> None:
-        """Remember blocks that were read and need no write."""
-        for at in range(0, len(indexes), _RECORD_BLOCKS):
-            part = indexes[at : at + _RECORD_BLOCKS]
-            payload = _SETTLED + b"".join([_INDEX.pack(index) for index in part])
-            with self._lock:
-                self._log.append(payload)
-                for index in part:
-                    self._mark_settled(index)
-        self._sync_sometimes()
+        """Remember blocks that were read and need no write; raises as ``record`` does."""
+        body = b"".join([_INDEX.pack(index) for index in indexes])
+        with self._lock:
+            for index in indexes:
+                self._mark_settled(index)
+            self._pending.extend(_cut(_SETTLED, body, _INDEX.size))
+        self._write_pending()
+
+    def _write_pending(self) -> None:
+        """Write what is pending, unless another thread is at it and takes this along.
+
+        No system call under the lock: who makes one gives up the interpreter, has to get it
+        back from dozens of workers, and would keep them all from the journal until then.
+        """
+        with self._lock:
+            if self._writing:
+                return
+            self._writing = True
+        try:
+            while payloads := self._take_pending():
+                for payload in payloads:
+                    self._log.append(payload)
+                self._sync_sometimes()
+        except BaseException:
+            self._writing = False
+            raise
+
+    def _take_pending(self) -> list[bytes]:
+        """Everything pending in as few records as it fits in; without any, nobody writes."""
+        with self._lock:
+            pending, self._pending = self._pending, []
+            self._writing = bool(pending)
+        joined: list[bytearray] = []
+        for kind, body in pending:
+            if joined and joined[-1][:1] == kind and len(joined[-1]) + len(body) < _RECORD_BYTES:
+                joined[-1] += body
+            else:
+                joined.append(bytearray(kind + body))
+        return [bytes(record) for record in joined]
 
     def _mark_settled(self, index: int) -> None:
         self._settled[index >> 3] |= 1 << (index & 7)
@@ -117,13 +154,10 @@ class SyncJournal:
         self._log.sync()
 
     def _sync_sometimes(self) -> None:
-        """Outside of the lock: nobody else waits for the disk, what is appended is appended."""
-        with self._lock:
-            now = self._clock.monotonic()
-            if now - self._synced_at < _SYNC_INTERVAL_SECONDS:
-                return
+        now = self._clock.monotonic()
+        if now - self._synced_at >= _SYNC_INTERVAL_SECONDS:
             self._synced_at = now
-        self.sync()
+            self._log.sync()
 
     def done(self, index: int) -> bool:
         """Whether nothing is left to do for the block."""
@@ -134,3 +168,10 @@ class SyncJournal:
     def close(self) -> None:
         """Free the log; it stays for the next process."""
         self._log.close()
+
+
+def _cut(kind: bytes, body: bytes, step: int) -> Iterator[tuple[bytes, bytes]]:
+    """Parts of whole entries, none longer than a record may be."""
+    longest = _RECORD_BYTES // step * step
+    for at in range(0, len(body), longest):
+        yield kind, body[at : at + longest]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sealift.blockmap import BlockMap
 from sealift.clock import SystemClock
 from sealift.disk import Unwritten
-from sealift.errors import TargetError
+from sealift.errors import OutOfSpaceError, TargetError
 from sealift.journal import JournalKey, SyncJournal
 from sealift.pipeline import BoundedQueue, Closed
 from sealift.progress import DiskMeter, DiskProgress, silent
@@ -149,3 +149,49 @@ def test_what_the_journal_calls_durable_survives_a_crash_of_the_target(
     sync(reader, after, context, journal=booked)
     assert after.content == content
     booked.close()
+
+
+def test_blocks_of_many_threads_are_all_in_the_log_when_they_have_returned(tmp_path: Path) -> None:
+    key = JournalKey("reader", "writer", 16 * 400 * 512, 512)
+    store = FileStateStore(tmp_path / "state")
+    journal = SyncJournal(store, "journal", key, SystemClock())
+
+    def work(number: int) -> None:
+        for index in range(number * 400, number * 400 + 400):
+            if index % 3:
+                journal.record([(index, digest(index))])
+            else:
+                journal.settle([index])
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    again = SyncJournal(store, "journal", key, SystemClock())  # as after a kill: nobody closed
+    expected = [(i, digest(i)) for i in range(16 * 400) if i % 3]
+    assert list(again.blocks.items()) == list(journal.blocks.items()) == expected
+    assert all(again.done(i) for i in range(16 * 400))
+    again.close()
+    journal.close()
+
+
+def test_a_full_disk_reaches_a_worker_and_the_next_record_is_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = JournalKey("reader", "writer", 100 * 512, 512)
+    store = FileStateStore(tmp_path / "state")
+    journal = SyncJournal(store, "journal", key, SystemClock())
+    with monkeypatch.context() as patched:
+        patched.setattr("os.pwrite", _no_room)
+        with pytest.raises(OutOfSpaceError):
+            journal.record([(1, digest(1))])
+    journal.record([(2, digest(2))])
+    journal.close()
+    again = SyncJournal(store, "journal", key, SystemClock())
+    assert list(again.blocks.items()) == [(2, digest(2))]
+    again.close()
+
+
+def _no_room(*_: object) -> int:
+    raise OSError(28, "No space left on device")

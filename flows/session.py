@@ -18,6 +18,7 @@ from sealift.cancel import CancelToken
 from sealift.clock import Clock, SystemClock
 from sealift.config import MigrationPlan
 from sealift.errors import LockedError, SealiftError, StoppedError, UsageError
+from sealift.host_limits import host_limit
 from sealift.migrator import Migrator
 from sealift.ports import DiskRunner, Ports, side_by_side
 from sealift.store import FileStateStore, StateLock
@@ -135,6 +136,9 @@ def _entered(stack: ExitStack, lock: StateLock, around: assembly.Around, deadlin
 
 def unexpected(error: Exception, log_path: Path | None, environ: Mapping[str, str]) -> SealiftError:
     """What a person sees of an exception that nobody expected: one line and where to look."""
+    if (known := host_limit(error)) is not None:
+        known.operands["log"] = str(log_path or "")
+        return known
     text = Redactor(environ)(f"unexpected {type(error).__name__}: {error}")
     step = f"report it, with {log_path}" if log_path else "report it"
     return SealiftError(text[:500], next_step=step, log=str(log_path or ""))

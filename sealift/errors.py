@@ -19,7 +19,8 @@
     ├── QuotaError              31   a limit of the account; raise it, then run again
     ├── CredentialsError        32   renew credentials, then run again; nothing is lost
     ├── LocalStateError         40   local state cannot be trusted or written
-    │   └── OutOfSpaceError     41   make room, then run again
+    │   ├── OutOfSpaceError     41   make room, then run again
+    │   └── HostLimitError      42   raise the limit of this host, then run again
     ├── ToolError               50   an external tool is missing or failed
     ├── TransientError          75   safe to run again; the retry layer already tried
     │   ├── ThrottledError      75   slower; carries the peer's own delay when it gave one
@@ -154,6 +155,12 @@ class OutOfSpaceError(LocalStateError):
     """A local file system is full; make room, then run again."""
 
     exit_code = 41
+
+
+class HostLimitError(LocalStateError):
+    """This host has no file descriptor, thread or memory left; raise the limit, then run again."""
+
+    exit_code = 42
 
 
 class ToolError(SealiftError):

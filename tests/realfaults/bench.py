@@ -34,7 +34,7 @@ policy:
   verify: all
   stop:
     mode: pause
-    guardian: false  # what the next command makes of a kill is what is tried here
+    guardian: {guardian}
 limits:
   bandwidth: 1GiB
   patience: {patience}
@@ -77,7 +77,7 @@ class Aim:
 
 @dataclass
 class Bench:
-    """One machine, one account; migrations one after the other."""
+    """One machine, one account; migrations one after the other, every other with a guardian."""
 
     folder: Path
     vm: Vm
@@ -111,6 +111,7 @@ class Bench:
             subnet=subnet,
             group=group,
             patience=self.patience,
+            guardian=str(self.number % 2 == 0).lower(),
         )
         (self.folder / "plan.yaml").write_text(text)
 

@@ -1,0 +1,37 @@
+"""What Python raises when the host runs out of something, as an error of the tree."""
+
+import errno
+
+from sealift.errors import HostLimitError, OutOfSpaceError, SealiftError
+
+_LIMITS = {
+    errno.EMFILE: "no file descriptor is left (see `ulimit -n`)",
+    errno.ENFILE: "the system has no file descriptor left",
+    errno.ENOMEM: "no memory is left",
+}
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+
+
+def host_limit(error: Exception) -> SealiftError | None:
+    """The typed error for an exhausted host; None when ``error`` says something else.
+
+    Such an exception may come from any line, so nothing but the end of a run looks for it.
+    """
+    if isinstance(error, OSError) and error.errno in _NO_SPACE:
+        return OutOfSpaceError(str(error.strerror), next_step=_again("make room"))
+    found = _exhausted(error)
+    if found is None:
+        return None
+    return HostLimitError(f"this host is at a limit: {found}", next_step=_again("raise the limit"))
+
+
+def _exhausted(error: Exception) -> str | None:
+    if isinstance(error, MemoryError):
+        return _LIMITS[errno.ENOMEM]
+    if isinstance(error, RuntimeError) and str(error) == "can't start new thread":
+        return "no thread can be started (see `ulimit -u` and the memory limit)"
+    return _LIMITS.get(error.errno or 0) if isinstance(error, OSError) else None
+
+
+def _again(first: str) -> str:
+    return f"{first}, then run the same command again"

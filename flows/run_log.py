@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from sealift.clock import Clock
+from sealift.display import without_userinfo
 from sealift.errors import LocalStateError
 from sealift.private import make_private_folder, open_private
 
@@ -23,9 +24,8 @@ _PATTERNS = (
         r"(?i)((?:secret|password|passphrase|token|signature|credential|authorization)"
         r"[\w-]*[\"']?\s*[:=]\s*[\"']?)([^\s\"',;&]+(?:\s+Credential=\S+)?)"
     ),
-    re.compile(r"(?i)(https?://)[^/\s:@]+:[^/\s@]+@"),
 )
-_SECRET_NAME = re.compile(r"(?i)secret|token|password|passphrase|access_key|api_key")
+_SECRET_NAME = re.compile(r"(?i)secret|token|password|passphrase|access_key|api_key|auth_string")
 _MIN_SECRET_CHARS = 8
 
 
@@ -53,7 +53,7 @@ class Redactor:
         for value in self._values:
             text = text.replace(value, HIDDEN)
         text = _PATTERNS[0].sub(HIDDEN, text)
-        return _PATTERNS[2].sub(lambda m: f"{m[1]}{HIDDEN}@", text)
+        return without_userinfo(text)
 
 
 def names_a_secret(name: str) -> bool:

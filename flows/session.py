@@ -87,7 +87,8 @@ def session(plan: MigrationPlan, run: Run) -> Iterator[Session]:
             raise
         except Exception as error:
             log.exception("unexpected")
-            raise unexpected(error, run_log.path, run.environ) from error
+            # Without its cause, which Prefect would store: the SDK's quote what was signed.
+            raise unexpected(error, run_log.path, run.environ) from None
 
 
 @contextmanager

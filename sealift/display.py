@@ -1,10 +1,12 @@
 """Text from images and tools, made safe to print: no control, no bidi, no endless line."""
 
+import re
 import unicodedata
 
 # Cc control, Cf format (bidi overrides among them), Cs lone surrogates, Co private,
 # Zl and Zp line and paragraph separators.
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+_USERINFO = re.compile(r"(\w[\w+.-]{0,31}://)[^/\s\"'<>]*@")
 
 
 def printable(text: str, limit: int = 300) -> str:
@@ -17,6 +19,11 @@ def printable(text: str, limit: int = 300) -> str:
     cut = text[:limit]
     shown = "".join(_escaped(c) if unicodedata.category(c) in _HIDDEN else c for c in cut)
     return shown if len(text) <= limit else f"{shown}... ({len(text) - limit} more)"
+
+
+def without_userinfo(text: str) -> str:
+    """``text`` in which the addresses have lost their users and passwords."""
+    return _USERINFO.sub(r"\1[hidden]@", text) if "@" in text else text
 
 
 def harmless(text: str) -> str:

@@ -34,14 +34,15 @@ are ever retried, and only by ``sealift.retry``.
 from collections.abc import Iterator
 from typing import ClassVar
 
-from sealift.display import harmless
+from sealift.display import harmless, without_userinfo
 
 
 class SealiftError(Exception):
     """Base of every error that Sealift raises on purpose.
 
     Messages quote names and words of servers, images and guests, so what a terminal would
-    act on is escaped here, once for all of them; line breaks stay.
+    act on is escaped here, once for all of them; line breaks stay. So are passwords taken
+    out of the addresses that they quote.
 
     Args:
         message: names the thing and the cause, without secrets.
@@ -53,9 +54,9 @@ class SealiftError(Exception):
     retryable: ClassVar[bool] = False
 
     def __init__(self, message: str, *, next_step: str = "", **operands: object) -> None:
-        self.message = harmless(message)
+        self.message = harmless(without_userinfo(message))
         super().__init__(self.message)
-        self.next_step = harmless(next_step)
+        self.next_step = harmless(without_userinfo(next_step))
         self.operands = operands
 
     @property

@@ -42,9 +42,9 @@ def optional_text(mapping: Mapping[str, object], key: str) -> str:
 
 
 def number(mapping: Mapping[str, object], key: str) -> int:
-    """A whole number from 0 on that must be there."""
+    """A whole number below 2^64 that must be there: QEMU knows none beyond."""
     value = mapping.get(key)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 64:
         raise ProtocolError(f"{key!r} is missing or not a whole number")
     return value
 

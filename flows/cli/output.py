@@ -16,7 +16,7 @@ from flows.cli.summaries import Summary
 from flows.next_steps import after_error
 from sealift.cancel import CancelToken
 from sealift.clock import Clock, SystemClock
-from sealift.display import harmless
+from sealift.display import harmless, without_userinfo
 from sealift.errors import SealiftError
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Output:
         """One line for machines."""
         if not self.machine:
             return
-        text = _json_text(line, getattr(self._out, "encoding", None))
+        text = without_userinfo(_json_text(line, getattr(self._out, "encoding", None)))
         with self._lock:
             self._out.write(text + "\n")
             self._out.flush()
@@ -71,12 +71,12 @@ class Output:
     def say(self, text: str) -> None:
         """A result in words, for people."""
         if not self.machine:
-            print(harmless(text), file=self._out, flush=True)
+            print(_shown(text), file=self._out, flush=True)
 
     def hint(self, text: str) -> None:
         """Something beside the result, for people."""
         if not self.machine:
-            print(harmless(text), file=self._err, flush=True)
+            print(_shown(text), file=self._err, flush=True)
 
     def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         """A table for people."""
@@ -93,7 +93,7 @@ class Output:
         for column in columns:
             table.add_column(column, header_style="bold", overflow="fold")
         for row in kept:
-            table.add_row(*(Text(cell) for cell in row))
+            table.add_row(*(Text(_shown(cell)) for cell in row))
         told = self._out.isatty() or "COLUMNS" in os.environ
         console = Console(file=self._out, width=None if told else _WIDTH_OF_FILES)
         wide = Measurement.get(console, console.options.update(max_width=10_000), table)
@@ -181,6 +181,11 @@ def _as_lists(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator
         yield f" {mark}"
         filled = [(c, cell) for c, cell in zip(columns[1:], row[1:], strict=True) if cell]
         yield from (f"   {column}: {cell}" for column, cell in filled)
+
+
+def _shown(text: str) -> str:
+    """What a terminal gets: nothing that acts on it, no password of an address."""
+    return harmless(without_userinfo(text))
 
 
 def _json_text(line: Line, encoding: str | None) -> str:

@@ -15,7 +15,7 @@ from connectors.nbd.connection import Connection
 from connectors.nbd.extents import StatusSource, walk
 from connectors.nbd.handshake import Endpoint, list_contexts
 from connectors.nbd.protocol import ChunkType, ExportFlag, Option
-from connectors.nbd.replies import ReplyReader
+from connectors.nbd.replies import Read, ReplyReader
 from connectors.nbd.transport import Transport
 from sealift.cancel import CancelToken
 from sealift.clock import Clock
@@ -41,10 +41,13 @@ class FedSocket:
         self._data = memoryview(data)
         self._at = 0
 
-    def settimeout(self, seconds: float) -> None:
+    def settimeout(self, seconds: float | None) -> None:
         """Nothing ever blocks."""
 
-    def recv_into(self, view: memoryview) -> int:
+    def setsockopt(self, level: int, option: int, value: bytes) -> None:
+        """Nor does it wait."""
+
+    def recv_into(self, view: memoryview, count: int = 0, flags: int = 0) -> int:
         count = min(len(view), len(self._data) - self._at)
         view[:count] = self._data[self._at : self._at + count]
         self._at += count
@@ -141,6 +144,16 @@ _STATUSES: Parts = (
 _SIMPLE_READ: Parts = (struct.pack(">LLQ", protocol.SIMPLE_REPLY_MAGIC, 0, 1), b"D" * 1024)
 
 
+_TWO_READS: Parts = (
+    _chunk(2, ChunkType.OFFSET_DATA, struct.pack(">Q", 1024) + b"D" * 256, done=False),
+    _chunk(1, ChunkType.OFFSET_HOLE, struct.pack(">QL", 512, 512)),
+    _chunk(2, ChunkType.OFFSET_HOLE, struct.pack(">QL", 1280, 256)),
+)
+_TWO_SIMPLE: Parts = tuple(
+    struct.pack(">LLQ", protocol.SIMPLE_REPLY_MAGIC, 0, n) + b"D" * 512 for n in (2, 1)
+)
+
+
 def _messages() -> Target:
     parsers: tuple[Callable[[bytes], object], ...] = (
         protocol.parse_greeting,
@@ -205,11 +218,17 @@ def _replies() -> Target:
         structured = data[:1] < b"\x80"
         replies = ReplyReader(_transport(data[1:]), structured=structured)
         buffer = bytearray(b"\xee") * 1024
-        kind = data[0] % 3 if data else 0
+        kind = data[0] % 4 if data else 0
         if kind == 0:
             error = replies.data(1, 512, memoryview(buffer))
             assert error is not None or structured is False or 0xEE not in buffer or b"\xee" in data
             return f"read {error is None}"
+        if kind == 3:
+            reads = {n: Read(512 * n, memoryview(bytearray(b"\xee") * 512)) for n in (1, 2)}
+            replies.reads(reads)
+            for read in reads.values():
+                assert read.error is not None or 0xEE not in bytes(read.view) or b"\xee" in data
+            return f"reads {[read.error is None for read in reads.values()]}"
         if kind == 1:
             return f"plain {replies.plain(1) is None}"
         found = replies.status(1, frozenset({1, 2}))
@@ -217,6 +236,7 @@ def _replies() -> Target:
 
     seeds = (
         *((b"\0", *_READ), (b"\0", *_ERRORS), (b"\x81", *_SIMPLE_READ)),
+        *((b"\3", *_TWO_READS), (b"\x83", *_TWO_SIMPLE), (b"\3", *reversed(_TWO_READS))),
         *((b"\1", _chunk(1, ChunkType.NONE)), (b"\2", *_STATUSES), (b"\2", *_ERRORS)),
     )
     return Target("nbd-replies", parse, seeds, (ProtocolError, ConnectionLostError), weight=150)

@@ -187,7 +187,8 @@ def _for_plan(plan: MigrationPlan, environ: Mapping[str, str]) -> Iterator[Findi
     qemu = plan.source.qemu
     yield _qmp(qemu.qmp)
     if qemu.guest_agent is not None:
-        yield _socket("guest agent socket", qemu.guest_agent)
+        fix = "start the machine with this socket for its guest agent"
+        yield _socket("guest agent socket", qemu.guest_agent, fix)
     scratch = qemu.scratch or state / "scratch"
     room = min(qemu.scratch_limit, 100 * GiB)
     yield _private_folder("scratch folder", scratch, room, private=False)
@@ -203,10 +204,10 @@ def _for_plan(plan: MigrationPlan, environ: Mapping[str, str]) -> Iterator[Findi
     )
 
 
-def _socket(what: str, path: Path) -> Finding:
+def _socket(what: str, path: Path, missing: str) -> Finding:
     needed = "a Unix socket that this user may open"
     if not path.exists():
-        return Finding(what, False, f"{path} does not exist", needed, "start the machine with it")
+        return Finding(what, False, f"{path} does not exist", needed, missing)
     if not stat.S_ISSOCK(path.stat().st_mode):
         return Finding(what, False, f"{path} is not a socket", needed, "correct the plan")
     if not os.access(path, os.R_OK | os.W_OK):
@@ -221,7 +222,9 @@ def _socket(what: str, path: Path) -> Finding:
 
 
 def _qmp(path: Path) -> Finding:
-    found = _socket("QMP socket", path)
+    found = _socket(
+        "QMP socket", path, f"start the machine with -qmp unix:{path},server=on,wait=off"
+    )
     if not found.ok:
         return found
     needed = "QEMU's greeting"

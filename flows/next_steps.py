@@ -4,13 +4,19 @@ Commands print these at their end, Prefect shows them, and ``sealift help recove
 made of them.
 """
 
+import re
+import shlex
 from collections.abc import Mapping
+from pathlib import Path
 
 from flows.liveness import Liveness
 from sealift import errors
 from sealift.errors import SealiftError
 from sealift.migration import Migration, Phase
 
+_TAKES_A_PLAN = re.compile(
+    r"\bsealift (?:preflight|plan|status|replicate|migrate|cutover|abandon|doctor)\b(?! --plan)"
+)
 _AGAIN = "run the same command again: it goes on where it was"
 
 _NEXT: Mapping[Phase, str] = {
@@ -25,7 +31,7 @@ _NEXT: Mapping[Phase, str] = {
 _AFTER_ERROR: Mapping[type[SealiftError], str] = {
     errors.SealiftError: "report it, with the log file",
     errors.UsageError: "correct the command; sealift COMMAND --help has examples",
-    errors.ConfigError: "correct the plan; sealift config show prints what is in effect",
+    errors.ConfigError: "correct the plan; sealift config init NEW.yaml explains every field",
     errors.LockedError: "wait for the other run, or stop it; sealift status names it",
     errors.IntegrityError: "keep the evidence; the source runs: "
     "sealift replicate --on-tracking-loss full sends everything anew",
@@ -96,6 +102,12 @@ def beside_run(activity: Liveness, run: str) -> str | None:
             return f"continue or end the process of {run}, then run it again"
         case Liveness.IDLE | Liveness.INTERRUPTED:
             return None
+
+
+def with_plan(step: str, plan: Path) -> str:
+    """The step with the plan that the present command was given, or it would take another."""
+    named = f" --plan {shlex.quote(str(plan))}"
+    return _TAKES_A_PLAN.sub(lambda found: found[0] + named, step)
 
 
 def after_error(kind: type[SealiftError]) -> str:

@@ -127,6 +127,14 @@ class RunLog:
             logging.getLogger(name).setLevel(logging.INFO)
         return self
 
+    def write(self, text: str, error: BaseException) -> None:
+        """Put an error with its trace into this file, and to no other handler."""
+        if self._handler is not None:
+            trace = (type(error), error, error.__traceback__)
+            self._handler.handle(
+                logging.LogRecord(__name__, logging.ERROR, __file__, 0, text, None, trace)
+            )
+
     def __exit__(self, *_: object) -> None:
         if self._handler is not None:
             logging.getLogger().removeHandler(self._handler)

@@ -231,6 +231,9 @@ def _message(detail: ErrorDetails, path: Path_) -> str:
     if detail["type"] == "missing":
         return f"is missing: {_described(path)}"
     given = detail["input"]
+    if detail["type"] == "string_pattern_mismatch":
+        pattern = detail["msg"].partition("'")[2].rstrip("'")
+        return f"{given!r:.80} does not fit {pattern}: {_described(path)}"
     text = detail["msg"].removeprefix("Value error, ")
     text = text[:1].lower() + text[1:]
     return f"{text} (found {given!r:.80})" if isinstance(given, str) and given not in text else text
@@ -279,7 +282,8 @@ def _config_error(problems: list[Problem], file: Path | None) -> ConfigError:
     count = f"{len(lines)} problem{'s' if len(lines) > 1 else ''} in {name}"
     return ConfigError(
         lines[0] if len(lines) == 1 else f"{count}:\n  " + "\n  ".join(lines),
-        next_step="correct what is named; sealift config show prints what is in effect",
+        next_step="correct what is named; sealift config init NEW.yaml writes a plan with every "
+        "field explained",
         problems=[
             {
                 "file": p.origin,

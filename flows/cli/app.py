@@ -66,7 +66,7 @@ def program(
 @app.command(epilog=examples("sealift doctor", "sealift doctor --plan plan.yaml --json"))
 def doctor(plan: PlanOption = None, sets: SetOption = None, json: JsonOption = False) -> None:
     """Whether this host can run a migration: tools, packages, folders, sockets."""
-    with invocation("doctor", machine=json) as output:
+    with invocation("doctor", machine=json, plan=plan) as output:
         from flows.cli import doctor_command, plans
 
         doctor_command.doctor(output, plans.optional(plan, sets))
@@ -79,7 +79,7 @@ def doctor(plan: PlanOption = None, sets: SetOption = None, json: JsonOption = F
 )
 def preflight(plan: PlanOption = None, sets: SetOption = None, json: JsonOption = False) -> None:
     """Whether the target would take this machine; makes nothing."""
-    with invocation("preflight", machine=json) as output:
+    with invocation("preflight", machine=json, plan=plan) as output:
         from flows.cli import look_commands, plans
 
         look_commands.preflight(output, plans.loaded(plan, sets).plan)
@@ -96,7 +96,7 @@ def plan_round(
     json: JsonOption = False,
 ) -> None:
     """What the next round would send: bytes, calls, time, cost, ceiling; makes nothing."""
-    with invocation("plan", machine=json) as output:
+    with invocation("plan", machine=json, plan=plan) as output:
         from flows.cli import look_commands, plans
 
         look_commands.plan_round(output, plans.loaded(plan, sets, on_tracking_loss).plan)
@@ -112,7 +112,7 @@ def status(
     json: JsonOption = False,
 ) -> None:
     """Where a migration stands and what to run next; works beside a run that is active."""
-    with invocation("status", machine=json) as output:
+    with invocation("status", machine=json, plan=plan) as output:
         from flows.cli import plans, status_command
 
         chosen = None if migration else plans.optional(plan, sets)
@@ -133,7 +133,7 @@ def replicate(
     json: JsonOption = False,
 ) -> None:
     """Run one round: afterwards the target has a new durable point."""
-    with invocation("replicate", machine=json) as output:
+    with invocation("replicate", machine=json, plan=plan) as output:
         from flows.cli import plans, prefect_runs, run_commands
 
         chosen = plans.loaded(plan, sets, on_tracking_loss).plan
@@ -151,7 +151,7 @@ def migrate(
     json: JsonOption = False,
 ) -> None:
     """Run rounds until the final sync fits the downtime budget, then hold."""
-    with invocation("migrate", machine=json) as output:
+    with invocation("migrate", machine=json, plan=plan) as output:
         from flows.cli import plans, prefect_runs, run_commands
 
         chosen = plans.loaded(plan, sets, on_tracking_loss).plan
@@ -184,7 +184,7 @@ def cutover(
     json: JsonOption = False,
 ) -> None:
     """Move the machine: rounds, stop, final sync, launch. Any failure puts the source back."""
-    with invocation("cutover", machine=json) as output:
+    with invocation("cutover", machine=json, plan=plan) as output:
         from flows.cli import plans, prefect_runs, run_commands
 
         chosen = plans.loaded(plan, sets, on_tracking_loss).plan
@@ -201,7 +201,7 @@ def abandon(
     json: JsonOption = False,
 ) -> None:
     """Remove everything that this migration made, on both sides; the source runs on."""
-    with invocation("abandon", machine=json) as output:
+    with invocation("abandon", machine=json, plan=plan) as output:
         from flows.cli import plans, prefect_runs, run_commands
 
         chosen = plans.loaded(plan, sets).plan

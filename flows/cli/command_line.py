@@ -123,4 +123,16 @@ def _failed(line: _CommandLine, error: Exception) -> int:
 
 def _usage(line: _CommandLine, text: str) -> SealiftError:
     page = f"sealift {line.command}".strip()
+    if text == "Missing command.":
+        text = f"name a command: {', '.join(_below(line))}"
+    elif not line.command and text.startswith("No such option"):
+        text += " before the command; a command's options stand behind it"
     return UsageError(text[:1].lower() + text[1:], next_step=f"see {page} --help")
+
+
+def _below(line: _CommandLine) -> list[str]:
+    """Commands of the group that is named."""
+    group = app
+    for name in line.command.split():
+        group = _group(group, name) or group
+    return sorted(name for name in _names(group) if name)

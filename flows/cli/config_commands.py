@@ -1,6 +1,7 @@
 """``sealift config show`` and ``sealift config init``."""
 
 import os
+import shlex
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -87,13 +88,17 @@ def init(output: Output, path: Path, *, overwrite: bool) -> None:
     Raises:
         UsageError: the file is there already, or cannot be written.
     """
+    text = template()
     flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     flags |= os.O_TRUNC if overwrite else os.O_EXCL
     try:
         with os.fdopen(os.open(path, flags, 0o600), "w", encoding="utf-8") as file:
-            file.write(template())
+            file.write(text)
     except FileExistsError:
         raise UsageError(f"{path} is there already", next_step="add --overwrite") from None
+    except FileNotFoundError:
+        step = f"mkdir -p {shlex.quote(str(path.parent))}"
+        raise UsageError(f"there is no folder {path.parent}", next_step=step) from None
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}", next_step="choose another file") from None
     step = f"edit it, then: sealift doctor --plan {path}"

@@ -19,6 +19,10 @@ def demo(output: Output, folder: Path, firmware: Firmware, *, prefect: bool) -> 
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise UsageError(
+            f"{folder} is a file", next_step="name a folder with --output FOLDER"
+        ) from None
     except OSError as error:
         raise UsageError(
             f"{folder}: {error.strerror}", next_step="name a folder with --output FOLDER"

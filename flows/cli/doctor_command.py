@@ -26,7 +26,7 @@ def doctor(output: Output, plan: MigrationPlan | None) -> None:
     if failed:
         names = ", ".join(f.what for f in failed)
         raise ToolError(
-            f"{len(failed)} of {len(found)}: {names}",
+            f"{len(failed)} of {len(found)} not in order: {names}",
             next_step=failed[0].fix,
             log="",  # the table has it all
         )

@@ -19,11 +19,19 @@ machine_asked: ContextVar[bool] = ContextVar("machine_asked", default=False)
 
 
 @contextmanager
-def invocation(command: str, *, machine: bool) -> "Iterator[Output]":
-    """Tell how the block ended, and turn it into the exit code."""
+def invocation(command: str, *, machine: bool, plan: Path | None = None) -> "Iterator[Output]":
+    """Tell how the block ended, and turn it into the exit code.
+
+    Args:
+        command: its name.
+        machine: whether ``--json`` stood behind it.
+        plan: the file that ``--plan`` named; next steps name it again.
+    """
+    if plan is not None and os.environ.get("SEALIFT_PLAN") == str(plan):
+        plan = None  # the next command gets it by the variable, too
     from flows.cli.output import Output
 
-    output = Output(command, machine=machine or machine_asked.get())
+    output = Output(command, machine=machine or machine_asked.get(), plan=plan)
     try:
         yield output
     except SealiftError as error:
@@ -54,13 +62,11 @@ def logged(error: Exception, command: str) -> SealiftError:
 
 def _written(error: Exception, command: str, what: str) -> Path | None:
     """The log file that has the trace."""
-    import logging
-
     from flows.places import general_logs
     from flows.run_log import RunLog
     from sealift.clock import SystemClock
 
     name = command.replace(" ", "-")
     with RunLog(general_logs(os.environ), name, SystemClock(), os.environ) as run_log:
-        logging.getLogger(__name__).error("%s: %s", what, error, exc_info=error)
+        run_log.write(f"{what}: {error}", error)
         return run_log.path

@@ -1,6 +1,5 @@
 """The commands that ask and change nothing: preflight and plan."""
 
-import logging
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -25,8 +24,6 @@ from sealift.ports import Ports
 from sealift.progress import silent
 from sealift.store import FileStateStore
 from sealift.units import format_duration, format_rate, format_size
-
-log = logging.getLogger(__name__)
 
 _PATIENCE_SECONDS = 15.0
 
@@ -63,7 +60,7 @@ def _named_in_errors(run_log: RunLog) -> Iterator[None]:
     try:
         yield
     except SealiftError as error:
-        log.error("%s: %s", error.code, error.message, exc_info=error)
+        run_log.write(f"{error.code}: {error.message}", error)
         error.operands.setdefault("log", str(run_log.path or ""))
         raise
 

@@ -8,12 +8,13 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from enum import Enum
+from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 import sealift
 from flows.cli.lines import Failure, Hello, Line
 from flows.cli.summaries import Summary
-from flows.next_steps import after_error
+from flows.next_steps import after_error, with_plan
 from sealift.cancel import CancelToken
 from sealift.clock import Clock, SystemClock
 from sealift.display import harmless, without_userinfo
@@ -41,12 +42,14 @@ class Output:
         command: str,
         *,
         machine: bool,
+        plan: Path | None = None,
         out: IO[str] | None = None,
         err: IO[str] | None = None,
         clock: Clock | None = None,
     ) -> None:
         self.command = command
         self.machine = machine
+        self._plan = plan
         self._out = out or sys.stdout
         self._err = err or sys.stderr
         self._lock = threading.Lock()
@@ -142,10 +145,14 @@ class Output:
     def summary(self, last: Summary) -> None:
         """The last word of a command that did what it was asked."""
         seconds = round(self._clock.monotonic() - self._started, 3)
-        self.emit(replace(last, seconds=seconds))
-        self.say(last.text)
-        if last.next:
-            self.hint(f"next: {last.next}")
+        told = replace(last, seconds=seconds, next=self._step(last.next))
+        self.emit(told)
+        self.say(told.text)
+        if told.next:
+            self.hint(f"next: {told.next}")
+
+    def _step(self, step: str) -> str:
+        return step if self._plan is None else with_plan(step, self._plan)
 
     def fail(self, error: SealiftError) -> int:
         """The last word of a command that failed; its exit code.
@@ -161,7 +168,7 @@ class Output:
             command=self.command,
             code=error.code,
             message=known(error.message),
-            next=known(error.next_step or after_error(type(error))),
+            next=known(self._step(error.next_step or after_error(type(error)))),
             exit_code=error.exit_code,
             log=None if log is None else str(log),
             operands={str(k): _plain(v, known) for k, v in operands.items()},
@@ -177,10 +184,10 @@ class Output:
 def _as_lists(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
     """A row below the other, for terminals that are too narrow for the table."""
     for row in rows:
-        mark = row[0] if columns[0] == "" else f"{columns[0]} {row[0]}"
-        yield f" {mark}"
-        filled = [(c, cell) for c, cell in zip(columns[1:], row[1:], strict=True) if cell]
-        yield from (f"   {column}: {cell}" for column, cell in filled)
+        heads = 2 if columns[0] == "" else 1
+        yield " " + " ".join([*([columns[0]] if heads == 1 else []), *row[:heads]])
+        rest = zip(columns[heads:], row[heads:], strict=True)
+        yield from (f"   {column}: {cell}" for column, cell in rest if cell)
 
 
 def _shown(text: str) -> str:

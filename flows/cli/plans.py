@@ -8,6 +8,7 @@ from flows.cli.options import NOT_FIELDS
 from sealift.config import MigrationPlan
 from sealift.config_load import LoadedPlan, fields, load_plan
 from sealift.errors import ConfigError, UsageError
+from sealift.lineage import LossPolicy
 
 DEFAULT_FILE = Path("plan.yaml")
 
@@ -29,6 +30,12 @@ def loaded(
     """
     options = dict(_assignment(text) for text in sets or ())
     if on_tracking_loss is not None:
+        known = [policy.value for policy in LossPolicy]
+        if on_tracking_loss not in known:
+            raise UsageError(
+                f"--on-tracking-loss {on_tracking_loss}: there are {', '.join(known)}",
+                next_step="choose one of them",
+            )
         options["policy.on_tracking_loss"] = on_tracking_loss
     file = plan_file(named)
     if file is None and not options and not _in_environment():

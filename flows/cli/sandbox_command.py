@@ -39,7 +39,8 @@ def sandbox(output: Output, directory: Path | None, port: int, *, boot: bool) ->
             account.start()
         except OSError as error:
             raise UsageError(
-                f"the sandbox cannot start: {error}", next_step="choose another folder or port"
+                f"the sandbox cannot start: {_words(error)}",
+                next_step="choose another folder or port",
             ) from None
         try:
             _tell(output, account.environment())
@@ -57,6 +58,11 @@ def _blocked(signals: set[signal.Signals]) -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _words(error: OSError) -> str:
+    place = f"{error.filename}: " if error.filename else ""
+    return f"{place}{error.strerror or error}"
 
 
 def _tell(output: Output, environment: Mapping[str, str]) -> None:

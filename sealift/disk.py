@@ -38,8 +38,8 @@ class WriterCaps:
         durable_writes: a write that returned survives a crash of either side; otherwise
             only ``flush`` makes it so.
         wants_digests: ``write`` receives the SHA-256 of each block.
-        concurrency: how many ``write`` calls at once pay off; they must be safe in any
-            number of threads.
+        concurrency: most ``write`` calls at once; the engine makes fewer where more are no
+            faster. They must be safe in any number of threads.
     """
 
     size: int

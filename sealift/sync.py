@@ -28,7 +28,10 @@ class SyncContext:
     """What a sync needs from around it.
 
     Memory of a sync: ``writer.caps.concurrency`` x ``writer.caps.max_op_bytes`` for
-    buffers, plus the block map (see ``BlockMap``), whatever the disk's size.
+    buffers and what the writer says of itself, whatever the disk's size; plus, which grows
+    with the disk, the block map of what was written (32 bytes a block, see ``BlockMap``),
+    the base's when there is one, and one bit a block for the journal: for a full TiB of
+    512 KiB blocks 64 MiB, 64 MiB and 256 KiB.
 
     Attributes:
         clock: time.

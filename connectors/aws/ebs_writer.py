@@ -39,8 +39,8 @@ class EbsSnapshotWriter:
     """A pending snapshot under construction.
 
     Put blocks are durable when the call returns, and the same block may be put again. The
-    snapshot can neither be read nor launched before ``commit`` (I6). Memory: none beyond
-    the callers' buffers. Safe in any number of threads.
+    snapshot can neither be read nor launched before ``commit`` (I6). Memory: one copy of a
+    block, 512 KiB, for each call in flight. Safe in any number of threads.
 
     Args:
         ebs: client with SDK retries off.
@@ -49,7 +49,7 @@ class EbsSnapshotWriter:
         unwritten: what absent blocks will read as.
         waiter: clock and stop token for the wait in ``commit``.
         put_limit: the account's rate of PutSnapshotBlock, shared by all writers.
-        concurrency: calls in flight that pay off.
+        concurrency: most calls in flight.
         complete_timeout_seconds: longest wait for the state ``completed``.
     """
 

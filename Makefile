@@ -12,7 +12,7 @@ APT_PACKAGES := qemu-system-x86 qemu-utils seabios ovmf nbdkit libnbd-bin strace
 	systemd-boot-efi gcc libc6-dev python3-venv zsh fish
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: help setup system demo test test-fast check bench fuzz fault-table generated lock clean
+.PHONY: help setup system demo test test-fast check bench fuzz simulate fault-table generated lock clean
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -61,6 +61,10 @@ bench: setup ## Measure every bar against its peer; DOC=1 writes docs/benchmarks
 
 EXECUTIONS ?= 1000000
 SEED ?= 1
+RUNS ?= 500
+simulate: setup ## Simulate whole migrations with random faults; SEED=1 RUNS=500
+	@$(BIN)/python -m sealift.testing.rehearsal --seed $(SEED) --runs $(RUNS)
+
 fuzz: setup ## Fuzz every parser of foreign bytes; EXECUTIONS=1000000 SEED=1
 	@$(BIN)/python -m tests.fuzz --executions $(EXECUTIONS) --seed $(SEED)
 

@@ -281,15 +281,18 @@ class CutoverSteps:
         have reasons that say nothing of the first launch, the cloud is searched.
         """
         vm, _, seq = self._image_parts()
-        attempt = self._cutover().attempt
         if self._fenced():
             try:
                 return self._retry.call(self._launch(vm, seq))
             except (CredentialsError, TargetDeniedError):
                 raise
             except TargetError as error:
-                text = f"asked for the machine of attempt {attempt} again: {error.message}"
+                text = f"asked for the machine of this attempt again: {error.message}"
                 self._say(Note.WARNING, text, ())
+        return self._found(seq)
+
+    def _found(self, seq: int) -> str | None:
+        attempt = self._cutover().attempt
         return self._retry.call(lambda: self._ports.cloud.find_launched(seq, attempt))
 
     def _fenced(self) -> bool:

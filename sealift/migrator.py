@@ -17,6 +17,7 @@ from sealift.cutover import SOURCE_RUNS, TARGET_RUNS, CutoverSteps
 from sealift.errors import (
     IntegrityError,
     LocalStateError,
+    LockedError,
     PointLostError,
     SealiftError,
     SourceError,
@@ -371,6 +372,10 @@ class Migrator:
             self._drive()
         except IntegrityError:
             self._rounds.abort()  # nothing is built on data that is in doubt
+            raise
+        except LockedError:
+            if self.state.round is not None:
+                self._rounds.abort()  # what we opened must not stand in the other one's way
             raise
         except (PointLostError, TrackingLostError) as error:
             self._rounds.abort()

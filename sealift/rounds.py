@@ -9,6 +9,7 @@ from sealift.disk import DiskReader, Unwritten, WriterCaps
 from sealift.endpoints import PointInfo, SnapshotRef, SnapshotState, SourceVm
 from sealift.errors import (
     CredentialsError,
+    LockedError,
     PointLostError,
     SourceError,
     TargetDeniedError,
@@ -132,6 +133,7 @@ class Rounds:
     def open_point(self) -> None:
         """Freeze one instant over all disks."""
         r = _round(self._ledger.now)
+        self._refuse_foreign_point(r)
         bases = {d.lineage.disk_id: d.lineage.since for d in r.disks}
         info = self._retry.call(lambda: self._ports.hypervisor.open_point(r.seq, bases))
         self._check_point(r, info)
@@ -139,6 +141,16 @@ class Rounds:
         facts = (("seq", r.seq), ("pause_seconds", info.pause_seconds))
         text = f"round {r.seq}: point open ({info.consistency.value}-consistent; {info.note})"
         self._ports.context.sink(Noted(Note.ROUND, text, facts))
+
+    def _refuse_foreign_point(self, r: Round) -> None:
+        """The first point of a migration finds no bitmap of it, or somebody else has begun it."""
+        if r.seq == 1 and self._retry.call(self._ports.hypervisor.tracking):
+            self._ledger.record(round_aborted)  # and not one bitmap is touched
+            raise LockedError(
+                "the source tracks changes for this migration already: another run, on another "
+                "host or with another state folder, has begun it",
+                next_step="go on there, or choose another migration id here",
+            )
 
     def _check_point(self, r: Round, info: PointInfo) -> None:
         if info.boot_id != r.vm.boot_id:
@@ -156,7 +168,22 @@ class Rounds:
                 disk.lineage.parent,
             )
             ref = self._retry.call(begin)
+            self._refuse_foreign_snapshot(r, ref)
             self._ledger.record(partial(snapshot_begun, disk_id=disk.lineage.disk_id, ref=ref))
+
+    def _refuse_foreign_snapshot(self, r: Round, ref: SnapshotRef) -> None:
+        """A first snapshot that is complete before we wrote to it is somebody else's.
+
+        Names follow from migration and point. Two hosts that begin one migration at the same
+        moment both find nothing of the other; here the later one notices.
+        """
+        if r.seq == 1 and self._complete(ref):
+            raise LockedError(
+                f"snapshot {ref.id} of point {r.seq} is complete already: another run, on "
+                "another host or with another state folder, has begun this migration",
+                next_step="go on there, or choose another migration id here",
+                snapshot=ref.id,
+            )
 
     def sync_disks(self) -> None:
         """Make every disk's snapshot equal to the point, and complete it."""

@@ -99,9 +99,20 @@ class Model:
 
     def _nothing_forgotten(self, call: Call) -> None:
         """I4, I9: what differs from the newest durable point is known to, or loss is visible."""
+        self._checkpoints_stand(call)
         for base in self._saved.get("bases", ()):
             if self._base_is_trusted(base):
                 self._covered(base["disk_id"], base["seq"], base["snapshot"]["id"], call)
+
+    def _checkpoints_stand(self, call: Call) -> None:
+        """I4: nobody but others removes the bitmap since the newest durable point."""
+        lost = {Fault.RESTART, Fault.BITMAP_GONE, Fault.BITMAP_STOPPED, Fault.GROWN}
+        if self._phase in ("cut-over", "abandoning", "abandoned") or self._world.trouble & lost:
+            return
+        for base in self._saved.get("bases", ()):
+            if (base["disk_id"], base["seq"]) not in self._world.hypervisor.bitmaps:
+                text = f"{base['disk_id']}: the bitmap since point {base['seq']} was dropped"
+                raise Violation("I4", f"{text}, at {call.port}.{call.name}")
 
     def _base_is_trusted(self, base: dict[str, Any]) -> bool:
         """Whether the next round would build on the bitmap since this base."""
@@ -175,6 +186,7 @@ class Model:
         self._typed(error)
         if opened:
             self._somebody_runs(error)
+            self._undone_is_undone()
 
     def _typed(self, error: Exception | None) -> None:
         fired = {fault for _, fault in self._script.fired}
@@ -201,6 +213,15 @@ class Model:
             raise Violation("I10", f"nobody runs the machine, and the run says: {error!r}")
         if not self._undo_was_hit():
             raise Violation("I10", f"nobody runs the machine for no good reason: {error!r}")
+
+    def _undone_is_undone(self) -> None:
+        """O7: no image and no machine is left of a cutover that is over and failed."""
+        stored = json.loads(self._world.store.values.get(STATE_NAME, b"{}"))
+        if stored.get("phase") not in ("replicating", "ready-for-cutover"):
+            return
+        left = [*self._world.cloud.images, *self._world.cloud.instances]
+        if left:
+            raise Violation("O7", f"an undone cutover has left {left}")
 
     def _undo_was_hit(self) -> bool:
         """Without credentials nobody can tell whether a target runs."""

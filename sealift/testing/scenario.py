@@ -148,6 +148,9 @@ class Scenario:
         offset = self.rng.randrange(0, max(1, (len(content) - length) // 512 + 1)) * 512
         length = min(length, len(content) - offset)
         kind = self.rng.random()
+        if kind < 0.15:
+            offset -= offset % BLOCK  # whole blocks of zeroes: what a careless planner leaves out
+            length = min(BLOCK, len(content) - offset)
         if kind < 0.3:
             data = bytes(length)
         elif kind < 0.4:

@@ -149,17 +149,19 @@ class Simulation:
     def _complete(self, command: Command) -> None:
         self._arrange(command)
         error: Exception | None = None
+        following = command
         for _ in range(MOST_ATTEMPTS):
             try:
-                state, error = self._process(command)
+                state, error = self._process(following)
             except Killed:
                 self.world.killed = True
                 if command is Command.CUT_SHORT and self.script.kill_after is None:
                     return
                 continue
             self.model.process_ended(error, opened=state is not None)
-            if _done(command, state, error):
+            if following is command and _done(command, state, error):
                 return
+            following = Command.UNDO if _told_to_undo(state, error) else command
         raise Violation("O6", f"{command.value} does not come to an end: {error!r}")
 
     def _process(self, command: Command) -> tuple[Migration | None, Exception | None]:
@@ -191,6 +193,12 @@ def _perform(command: Command, migrator: Migrator) -> None:
         migrator.abandon()
     else:
         migrator.cutover()
+
+
+def _told_to_undo(state: Migration | None, error: Exception | None) -> bool:
+    """No round runs while a cutover is under way; the error names both ways out of it."""
+    under_way = state is not None and state.phase is Phase.CUTTING_OVER
+    return under_way and isinstance(error, UsageError)
 
 
 def _done(command: Command, state: Migration | None, error: Exception | None) -> bool:

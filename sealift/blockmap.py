@@ -17,6 +17,7 @@ _EMPTY = bytes(128 * DIGEST_BYTES)
 _MAGIC = b"SLBM\x01\n"
 _HEADER = struct.Struct("<6sQIB32s")  # magic, blocks, block size, absent is zero, SHA-256 of rest
 _PAGE_HEADER = struct.Struct("<Q")
+_ABSENT = bytes(DIGEST_BYTES)  # no SHA-256 input is known to give it
 _DIGEST = struct.Struct(f"{DIGEST_BYTES}s")
 
 
@@ -40,8 +41,6 @@ class BlockMap:
         self._pages: dict[int, bytearray] = {}
         self.known = 0
 
-    _ABSENT = bytes(DIGEST_BYTES)  # no SHA-256 input is known to give it
-
     def __getitem__(self, index: int) -> bytes | None:
         found = self._stored(index)
         if found is None and self.absent_is_zero:
@@ -54,7 +53,7 @@ class BlockMap:
             return None
         at = index % _PAGE_BLOCKS * DIGEST_BYTES
         digest = bytes(page[at : at + DIGEST_BYTES])
-        return None if digest == self._ABSENT else digest
+        return None if digest == _ABSENT else digest
 
     def __setitem__(self, index: int, digest: bytes) -> None:
         if not 0 <= index < self.blocks or len(digest) != DIGEST_BYTES:
@@ -64,7 +63,7 @@ class BlockMap:
         if page is None:
             page = self._pages[number] = bytearray(_PAGE_BLOCKS * DIGEST_BYTES)
         at = slot * DIGEST_BYTES
-        self.known += page[at : at + DIGEST_BYTES] == self._ABSENT
+        self.known += page[at : at + DIGEST_BYTES] == _ABSENT
         page[at : at + DIGEST_BYTES] = digest
 
     def __contains__(self, index: int) -> bool:
@@ -83,7 +82,7 @@ class BlockMap:
                     continue  # pages are sparse more often than not: 32 comparisons, not 4096
                 first = number * _PAGE_BLOCKS + at // DIGEST_BYTES
                 for slot, (digest,) in enumerate(_DIGEST.iter_unpack(part), first):
-                    if digest != self._ABSENT:
+                    if digest != _ABSENT:
                         yield slot, digest
 
     def overlay(self, newer: "BlockMap") -> "BlockMap":
@@ -91,8 +90,13 @@ class BlockMap:
         result = BlockMap(newer.blocks, newer.block_size, absent_is_zero=self.absent_is_zero)
         result._pages = {n: bytearray(p) for n, p in self._pages.items()}
         result.known = self.known
-        for index, digest in newer.items():
-            result[index] = digest
+        for number, page in newer._pages.items():
+            if number not in result._pages:
+                result._pages[number] = bytearray(page)
+                result.known += sum(1 for _ in _known(page))
+                continue
+            for slot, digest in _known(page):
+                result[number * _PAGE_BLOCKS + slot] = digest
         return result
 
     def to_bytes(self) -> bytes:
@@ -126,7 +130,7 @@ class BlockMap:
             if number in result._pages or not result._fits(number, page):
                 raise LocalStateError("block map has digests of blocks that the disk has not")
             result._pages[number] = page
-        result.known = sum(1 for _ in result.items())
+        result.known = sum(1 for page in result._pages.values() for _ in _known(page))
         return result
 
     def _fits(self, number: int, page: bytearray) -> bool:
@@ -134,6 +138,13 @@ class BlockMap:
         first = number * _PAGE_BLOCKS
         beyond = page[max(0, self.blocks - first) * DIGEST_BYTES :]
         return first < self.blocks and not any(beyond)
+
+
+def _known(page: bytearray) -> Iterator[tuple[int, bytes]]:
+    """(slot, digest) of what a page knows."""
+    for slot, (digest,) in enumerate(_DIGEST.iter_unpack(page)):
+        if digest != _ABSENT:
+            yield slot, digest
 
 
 def _check(blocks: int, block_size: int, absent_is_zero: int, body: bytes | memoryview) -> bytes:

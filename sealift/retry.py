@@ -3,13 +3,14 @@
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeVar
-
-from tenacity import RetryCallState, Retrying, retry_if_exception
+from typing import TYPE_CHECKING, TypeVar
 
 from sealift.cancel import CancelToken
 from sealift.clock import Clock
 from sealift.errors import SealiftError, ThrottledError
+
+if TYPE_CHECKING:
+    from tenacity import RetryCallState
 
 T = TypeVar("T")
 
@@ -73,9 +74,11 @@ class Retrier:
         Apart from the first because the library's loop costs 40 us a call, on every block of
         every disk, and nearly every first attempt succeeds.
         """
+        from tenacity import Retrying, retry_if_exception  # 50 ms that few commands need
+
         made = False
 
-        def out_of_patience(state: RetryCallState) -> bool:
+        def out_of_patience(state: "RetryCallState") -> bool:
             elapsed = self.clock.monotonic() - started
             return elapsed + state.upcoming_sleep > self.policy.patience_seconds
 
@@ -95,7 +98,7 @@ class Retrier:
             reraise=True,
         )(attempt)
 
-    def _wait(self, state: RetryCallState) -> float:
+    def _wait(self, state: "RetryCallState") -> float:
         self.retries += 1
         exponent = min(state.attempt_number - 1, 16)
         bound = min(self.policy.longest_seconds, self.policy.first_seconds * 2**exponent)

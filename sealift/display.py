@@ -6,7 +6,8 @@ import unicodedata
 # Cc control, Cf format (bidi overrides among them), Cs lone surrogates, Co private,
 # Zl and Zp line and paragraph separators.
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
-_USERINFO = re.compile(r"(\w[\w+.-]{0,31}://)[^/\s\"'<>]*@")
+# With one slash too: an address that was taken for a path.
+_USERINFO = re.compile(r"(\w[\w+.-]{0,31}:/{1,2})[^/\s\"'<>]*@")
 
 
 def printable(text: str, limit: int = 300) -> str:

@@ -106,6 +106,10 @@ _TRANSIENT_REASONS = frozenset({"WRITE_REQUEST_TIMEOUT", "CONFLICTING_BLOCK_UPDA
 # The service answers a body that arrived late or damaged as a bad parameter; the text is all
 # that tells it from a request that is wrong (nanovms/ops pull request 1268).
 _TRANSIENT_TEXT = re.compile(r"read block data|checksum", re.IGNORECASE)
+_SIGNED = re.compile(
+    r"(?i)((?:signature|token|credential|authorization|secret)[\w-]{0,40}\s*[:=]\s*)[^\s,;&]+"
+)
+_KEY_ID = re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{12,}\b")
 _ENCODED = re.compile(r"\s*Encoded authorization failure message:.*", re.DOTALL)
 
 _RENEW = (
@@ -155,8 +159,22 @@ def aws_call(action: str) -> Iterator[None]:
     except SealiftError:
         raise
     except Exception as error:
-        # Without its cause: the SDK's own exception may quote signed headers.
-        raise classify(error, action) from None
+        # Without its cause: the SDK's own exception may quote signed headers. It stays as the
+        # context of ours whatever we do, so it is emptied too.
+        failure = classify(error, action)
+        _empty(error)
+        raise failure from None
+
+
+def _empty(error: Exception) -> None:
+    """Take out of an exception of the SDK, and of those below it, what they quote."""
+    below: BaseException | None = error
+    while below is not None:
+        below.args = (type(below).__name__,)
+        vars(below).clear()
+        following = below.__cause__ or below.__context__
+        below.__cause__ = below.__context__ = None
+        below = following
 
 
 def classify(error: Exception, action: str) -> SealiftError:
@@ -257,7 +275,7 @@ class _Facts:
         self.code = _one_line(str(body.get("Code", ""))).removeprefix("Client.")
         self.status = int(meta.get("HTTPStatusCode", 0))
         self.reason = _one_line(str(error.response.get("Reason", "")))
-        self.message = _one_line(_ENCODED.sub("", str(body.get("Message", ""))))
+        self.message = _one_line(_unsigned(_ENCODED.sub("", str(body.get("Message", "")))))
         self.text = f"{action}: {self.code}: {self.message}"
         self.retry_after_seconds = _seconds(meta.get("HTTPHeaders", {}).get("retry-after"))
         self.operands: dict[str, Any] = {
@@ -284,6 +302,11 @@ def _seconds(text: object) -> float | None:
     except ValueError:
         return None
     return seconds if 0 <= seconds < 86_400 else None
+
+
+def _unsigned(text: str) -> str:
+    """Without keys and signatures: a proxy or a service may quote the request in any error."""
+    return _KEY_ID.sub("[hidden]", _SIGNED.sub(r"\1[hidden]", text))
 
 
 def _one_line(text: str) -> str:

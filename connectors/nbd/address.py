@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from sealift.errors import UsageError
 
@@ -51,11 +51,10 @@ def parse_uri(uri: str) -> NbdUri:
         UsageError: the URI is malformed, or asks for something that we do not do; a part
             that is not understood is never ignored.
     """
-    try:
-        parts = urlsplit(uri)
-        port = parts.port
-    except ValueError as error:
-        raise UsageError(f"not an NBD URI: {error}") from error
+    split = _split(uri)
+    if split is None:  # not quoted: a password may stand where the port should
+        raise UsageError("not an NBD URI: its host or its port is none")
+    parts, port = split
     if parts.username is not None or parts.fragment:
         raise UsageError("an NBD URI with a user or a fragment is not supported")
     query = parse_qsl(parts.query, keep_blank_values=True)
@@ -71,6 +70,14 @@ def parse_uri(uri: str) -> NbdUri:
                 "nbd+unix:// or nbds+unix://"
             )
     return NbdUri(address, export, tls=parts.scheme.startswith("nbds"))
+
+
+def _split(uri: str) -> tuple[SplitResult, int | None] | None:
+    try:
+        parts = urlsplit(uri)
+        return parts, parts.port
+    except ValueError:
+        return None
 
 
 def check_export_name(name: str) -> str:

@@ -106,12 +106,32 @@ class Instances:
         found = [i["InstanceId"] for i in self._described(own)]
         return min(found, default=None)
 
+    def _image(self, image_id: str) -> "ImageTypeDef":
+        """The image; gone for good once it would have to be visible.
+
+        Without this end a removed image would look young for ever, and an undo that asks for
+        the machine of a lost launch would never bring the source back (I10).
+        """
+        until = self.waiter.clock.monotonic() + VISIBLE_SECONDS
+
+        def found() -> "tuple[ImageTypeDef | None] | None":
+            image = self.images.describe(image_id)
+            late = self.waiter.clock.monotonic() >= until
+            return (image,) if image is not None or late else None
+
+        (image,) = self.waiter.until(found, 2 * VISIBLE_SECONDS, f"image {image_id}")
+        if image is None:
+            raise MissingError(
+                f"image {image_id} is gone",
+                next_step="cut over again: it is registered anew",
+                image_id=image_id,
+            )
+        return image
+
     def _request(
         self, seq: int, attempt: int, image_id: str, vm: SourceVm
     ) -> "RunInstancesRequestTypeDef":
-        image = self.images.describe(image_id)
-        if image is None:
-            raise TransientError(f"image {image_id} is not visible", image_id=image_id)
+        image = self._image(image_id)
         self._check_zeroes(image)
         chosen = self.spec.instance_type or self.types.pick(vm)
         own = {names.POINT: str(seq), names.ATTEMPT: str(attempt)}

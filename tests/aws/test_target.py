@@ -2,6 +2,7 @@
 
 import pytest
 
+from connectors.aws.errors import MissingError
 from connectors.aws.permissions import ACTIONS
 from connectors.aws.spec import VolumeType
 from connectors.aws.target import AwsTarget
@@ -82,6 +83,17 @@ def test_an_image_that_is_not_visible_yet_is_not_registered_twice(account: Accou
     account.ec2.delete_tags(Resources=[image_id], Tags=[{"Key": "sealift:migration"}])
     with pytest.raises(TransientError, match="not visible yet"):
         target.publish(1, vm(), refs)
+
+
+@pytest.mark.fault(44)
+def test_an_image_that_somebody_removed_is_gone_for_good(account: Account) -> None:
+    """Not transient: an undo asks for the machine of a lost launch, and must come to an end."""
+    target = account.target()
+    image_id = target.publish(1, vm(), snapshots(account, target))
+    account.ec2.deregister_image(ImageId=image_id)
+    with pytest.raises(MissingError, match="is gone"):
+        account.retrier().call(lambda: target.launch(1, 1, image_id, vm()))
+    assert target.find_launched(1, 1) is None
 
 
 def test_a_disk_without_a_snapshot_is_refused(account: Account) -> None:

@@ -13,6 +13,8 @@ from sealift.errors import CredentialsError, TargetError, TransientError
 
 log = logging.getLogger(__name__)
 
+_BEYOND_ANY_QUOTA = 10**9
+
 
 class QuotaSource(Enum):
     """Where a figure comes from."""
@@ -92,7 +94,7 @@ def read_standard_vcpus(clients: AwsClients) -> float | None:
     except (TargetError, TransientError) as error:
         log.info("vCPU quota not readable: %s", error.message)
         return None
-    return float(field_of(field_of(answer, "Quota", action), "Value", action))
+    return _plausible(field_of(field_of(answer, "Quota", action), "Value", action))
 
 
 def _listed(clients: AwsClients) -> Mapping[str, float]:
@@ -107,7 +109,14 @@ def _listed(clients: AwsClients) -> Mapping[str, float]:
         log.info("quotas not readable, documented defaults assumed: %s", error.message)
         return {}
     found = (quota for answer in answers for quota in field_of(answer, "Quotas", action))
-    return {str(q.get("QuotaCode", "")): float(q["Value"]) for q in found if "Value" in q}
+    values = ((str(q.get("QuotaCode", "")), _plausible(q.get("Value"))) for q in found)
+    return {code: value for code, value in values if value is not None}
+
+
+def _plausible(value: object) -> float | None:
+    """A limit that an account can have; None for infinity and other strange answers."""
+    known = isinstance(value, int | float) and 0 <= value < _BEYOND_ANY_QUOTA
+    return float(value) if known and isinstance(value, int | float) else None
 
 
 def _quota(known: Mapping[str, float], code: str, name: str, default: float) -> Quota:

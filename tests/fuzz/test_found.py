@@ -18,6 +18,7 @@ _GREETING = (
     b'{"QMP": {"version": {"qemu": {"major": 7, "minor": 2, "micro": 0}, "package": ""}, '
     b'"capabilities": []}}\n{"return": {}}\n'
 )
+_STOP = b'{"event": "STOP", "timestamp": {"seconds": %s, "microseconds": 0}}\n'
 _LIST = b'\0{"BlockSize": 524288, "Blocks": [%s], "VolumeSize": 1}'
 
 
@@ -47,6 +48,13 @@ _LIST = b'\0{"BlockSize": 524288, "Blocks": [%s], "VolumeSize": 1}'
         ("aws-block-lists", _LIST % b"null", "TransientError"),
         ("aws-block-lists", b'\0{"BlockSize": 1e999}', "TransientError"),
         ("aws-errors", b"\3" + _DEEP, "TransientError"),
+        (
+            "aws-quotas",
+            b'\0{"Quotas": [{"QuotaCode": "L-AFAE1BE8", "Value": Infinity}]}',
+            "returned",
+        ),
+        ("aws-quotas", b'\0{"Quotas": [{"Value": 1%s}]}' % (b"0" * 400), "returned"),
+        ("qmp-wire", _GREETING + _STOP % (b"1" * 400), "ProtocolError"),
         ("aws-quotas", b'\0{"Quotas": [{"Value": [[]]}]}', "returned"),
     ],
 )

@@ -97,8 +97,12 @@ class Seen:
 
     @property
     def ours(self) -> bool:
-        """Python, so Sealift itself or Prefect's server: they need what they were given."""
-        return b"python" in self.words.split(b"\0")[0]
+        """Python, so Sealift itself or Prefect's server: they need what they were given.
+
+        And what Python's own ``platform`` starts when Prefect asks it for the architecture.
+        """
+        words = self.words.rstrip(b"\0").split(b"\0")
+        return b"python" in words[0] or (words[:2] == [b"file", b"-b"] and b"python" in words[-1])
 
 
 class ProcessWatch:

@@ -115,8 +115,9 @@ def _listed(clients: AwsClients) -> Mapping[str, float]:
 
 def _plausible(value: object) -> float | None:
     """A limit that an account can have; None for infinity and other strange answers."""
-    known = isinstance(value, int | float) and 0 <= value < _BEYOND_ANY_QUOTA
-    return float(value) if known and isinstance(value, int | float) else None
+    if not isinstance(value, int | float) or not 0 <= value < _BEYOND_ANY_QUOTA:
+        return None
+    return float(value)
 
 
 def _quota(known: Mapping[str, float], code: str, name: str, default: float) -> Quota:

@@ -109,6 +109,7 @@ def test_what_a_killed_writer_left_is_taken_over(tmp_path: Path) -> None:
 def test_qemus_own_locks_do_not_clash_with_ours(tmp_path: Path) -> None:
     with partial_file(tmp_path / "file") as partial:
         subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(partial), "1M"], check=True)
+    assert (tmp_path / "file").read_bytes().startswith(b"QFI\xfb")
 
 
 @pytest.mark.fault(54, 55)
@@ -163,3 +164,5 @@ def test_a_file_system_without_links_works_too(
 def test_the_lock_covers_no_byte_that_others_use(tmp_path: Path) -> None:
     with partial_file(tmp_path / "file") as partial, partial.open("r+b") as file:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 2**40, 0)
+        file.write(b"theirs")
+    assert (tmp_path / "file").read_bytes() == b"theirs"

@@ -294,7 +294,7 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("plans") / "plan.yaml"
 
 
-def plan_or_problems(file: Path, content: bytes) -> None:
+def plan_or_problems(file: Path, content: bytes) -> str:
     """Whatever is in the file: a plan, or problems that name it."""
     file.write_bytes(content)
     try:
@@ -302,12 +302,14 @@ def plan_or_problems(file: Path, content: bytes) -> None:
     except ConfigError as error:
         told = error.message
     assert str(file) in told
+    return told
 
 
 @settings(max_examples=300, deadline=None)
 @given(content=st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
 def test_no_file_makes_the_loader_fail_otherwise(scratch: Path, content: bytes) -> None:
-    plan_or_problems(scratch, content)
+    told = plan_or_problems(scratch, content)
+    assert told.isprintable() or "\n" in told
 
 
 VALUES = st.recursive(
@@ -333,7 +335,8 @@ def test_any_value_at_any_field_is_a_plan_or_a_problem(
     for part in path[:-1]:
         here = here.setdefault(part, {})
     here[path[-1]] = value
-    plan_or_problems(scratch, json.dumps(plan).encode())
+    told = plan_or_problems(scratch, json.dumps(plan).encode())
+    assert "plan.yaml" in told
 
 
 @given(

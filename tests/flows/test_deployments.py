@@ -47,11 +47,15 @@ def test_the_file_ships_what_serve_registers() -> None:
 
 
 def test_parameters_fit_the_flows() -> None:
+    from prefect.exceptions import ParameterTypeError
     from prefect.flows import load_flow_from_entrypoint
 
     for entry in shipped():
         flow: Any = load_flow_from_entrypoint(entry["entrypoint"])
-        flow.validate_parameters(entry["parameters"])
+        found = flow.validate_parameters(entry["parameters"])
+        assert found["plan"] == MigrationPlan.model_validate(entry["parameters"]["plan"])
+        with pytest.raises(ParameterTypeError):
+            flow.validate_parameters({**entry["parameters"], "plan": {"migration": "-"}})
 
 
 def test_the_form_has_no_field_that_may_be_anything() -> None:

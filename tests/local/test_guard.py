@@ -116,7 +116,7 @@ def test_a_file_of_another_format_is_refused(
 ) -> None:
     path = tmp_path / "image"
     path.write_bytes(pattern(size))
-    refused(path, image_format)
+    assert str(path) in refused(path, image_format)
 
 
 @pytest.mark.fault(50)

@@ -57,9 +57,12 @@ def test_any_bytes_are_a_value_or_a_protocol_error(name: str, data: st.DataObjec
     cut = st.builds(lambda i: good[:i], at)
     raw = data.draw(st.one_of(st.binary(max_size=64), mutated, cut))
     try:
-        PARSERS[name](raw)
-    except ProtocolError:
-        return
+        value = PARSERS[name](raw)
+    except ProtocolError as error:
+        assert error.message.isprintable()  # noqa: PT017
+    else:
+        assert repr(value)
+        assert len(raw) <= 64
 
 
 @pytest.mark.parametrize(

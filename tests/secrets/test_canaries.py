@@ -96,7 +96,8 @@ def test_a_round_with_credentials_given_in_every_way(bench: Bench, way: str) -> 
 def test_what_commands_show(bench: Bench) -> None:
     keys = bench.by_environment()
     for words in (["config", "show"], ["status"], ["doctor"], ["plan"], ["preflight", "--json"]):
-        bench.run(*words, canaries=keys.canaries, variables=keys.variables)
+        ended = bench.run(*words, canaries=keys.canaries, variables=keys.variables)
+        assert ended.out, ended.err
     clean(bench)
 
 

@@ -79,7 +79,8 @@ class Cloud:
         os.environ |= environment
         subnet, group = default_network(environment)
         spec = AwsSpec(subnet, (group,), region=environment["AWS_REGION"])
-        return cls(spec, boto3.client("ebs"), boto3.client("ec2"))
+        session = boto3.Session()  # the default one may know another account already
+        return cls(spec, session.client("ebs"), session.client("ec2"))
 
 
 def _cutover(cloud: Cloud, image: Path, folder: Path, dirty: list[tuple[int, int]]) -> float:

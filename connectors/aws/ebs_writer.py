@@ -5,7 +5,7 @@ import logging
 from base64 import b64encode
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from connectors.aws.block_lists import BLOCK_BYTES
 from connectors.aws.errors import MissingError, aws_call, code_of, field_of
@@ -39,8 +39,9 @@ class EbsSnapshotWriter:
     """A pending snapshot under construction.
 
     Put blocks are durable when the call returns, and the same block may be put again. The
-    snapshot can neither be read nor launched before ``commit`` (I6). Memory: one copy of a
-    block, 512 KiB, for each call in flight. Safe in any number of threads.
+    snapshot can neither be read nor launched before ``commit`` (I6). Memory: none beyond
+    the callers' buffers; of what is less than a whole buffer, a copy during the call. Safe in
+    any number of threads.
 
     Args:
         ebs: client with SDK retries off.
@@ -117,7 +118,7 @@ class EbsSnapshotWriter:
                 answer = self._ebs.put_snapshot_block(
                     SnapshotId=self._id,
                     BlockIndex=index,
-                    BlockData=bytes(data),
+                    BlockData=_sdk_bytes(data),
                     DataLength=BLOCK_BYTES,
                     Checksum=checksum,
                     ChecksumAlgorithm="SHA256",
@@ -247,6 +248,14 @@ class EbsSnapshotWriter:
 
     def close(self) -> None:
         """Nothing is held; the client belongs to the target."""
+
+
+def _sdk_bytes(data: memoryview) -> bytes:
+    """What the SDK takes, which knows no views: the buffer itself where the view is all of it."""
+    whole = data.obj
+    if isinstance(whole, bytearray) and data.c_contiguous and len(whole) == data.nbytes:
+        return cast(bytes, whole)  # botocore.validate takes either, its stubs do not say so
+    return bytes(data)
 
 
 def _total(blocks: Iterable[tuple[int, bytes]]) -> _Total:

@@ -58,6 +58,26 @@ def test_blocks_land_where_they_were_written(account: Account) -> None:
         assert buffer == data
 
 
+def test_whole_buffers_and_parts_of_them_land_and_may_be_used_again(account: Account) -> None:
+    target = account.target()
+    ref = target.begin_snapshot(1, ROOT, None)
+    writer = target.writer(ref, None)
+    one, two = bytearray(BLOCK_BYTES), bytearray(2 * BLOCK_BYTES)
+    digests: dict[int, bytes] = {}
+    for index, text in enumerate("abcd"):
+        one[:] = block(text)
+        two[BLOCK_BYTES:] = block(text.upper())
+        for at, view in ((index, memoryview(one)), (index + 9, memoryview(two)[BLOCK_BYTES:])):
+            digests[at] = hashlib.sha256(view).digest()
+            writer.write(at * BLOCK_BYTES, view, [digests[at]])
+    writer.commit(sorted(digests.items()))
+    reader, buffer = target.reader(ref), bytearray(BLOCK_BYTES)
+    for index, text in enumerate("abcd"):
+        for at, data in ((index, block(text)), (index + 9, block(text.upper()))):
+            reader.read_into(at * BLOCK_BYTES, memoryview(buffer))
+            assert buffer == data
+
+
 @pytest.mark.parametrize(
     ("offset", "length", "digests"),
     [

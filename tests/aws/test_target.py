@@ -137,6 +137,19 @@ def test_one_attempt_is_one_machine_whatever_changes(account: Account) -> None:
     assert account.target().launch(1, 2, image_id, source) != first
 
 
+@pytest.mark.fault(40)
+def test_a_machine_is_searched_for_without_starting_one(account: Account) -> None:
+    """Where the source may be running, asking with the token would be a launch (I10)."""
+    target = account.target()
+    source = vm()
+    image_id = target.publish(1, source, snapshots(account, target))
+    assert target.find_launched(1, 1) is None
+    assert not [name for name in target.owned() if name.startswith("i-")]
+    launched = target.launch(1, 1, image_id, source)
+    assert account.target().find_launched(1, 1) == launched
+    assert account.target().find_launched(1, 2) is None
+
+
 def test_the_type_is_chosen_from_what_the_zone_offers(account: Account) -> None:
     target = account.target(instance_type=None)
     source = vm(vcpus=3, memory_bytes=9 * GiB)

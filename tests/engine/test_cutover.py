@@ -8,6 +8,7 @@ from sealift.endpoints import SourceVm
 from sealift.errors import (
     CredentialsError,
     LocalStateError,
+    OutOfSpaceError,
     SourceError,
     StoppedError,
     TargetError,
@@ -326,3 +327,136 @@ def test_a_lost_record_is_not_taken_for_a_new_migration() -> None:
     opened(scenario).abandon()
     assert scenario.cloud.owned() == []
     assert not scenario.hypervisor.bitmaps
+
+
+@pytest.mark.fault(7)
+def test_a_full_disk_in_a_cutover_does_not_keep_the_source_down() -> None:
+    """The undo goes on without a record of it; the next run tidies up."""
+    scenario = quiet()
+    opened(scenario).replicate()
+    script = Script()
+    opened(scenario, script).cutover()
+    number = next(c.number for c in script.calls if c.name == "launch") + 1
+    scenario = quiet()
+    opened(scenario).replicate()
+    with pytest.raises(OutOfSpaceError, match="the source runs again") as caught:
+        opened(scenario, Script([(number, Fault.FULL)])).cutover()
+    assert caught.value.operands["source_runs"] is True
+    assert scenario.hypervisor.running
+    assert not scenario.cloud.instances
+    with pytest.raises(SourceError, match="not fenced"):
+        opened(scenario).cutover()
+    assert opened(scenario).cutover().phase is Phase.CUT_OVER
+    assert scenario.differences() == []
+
+
+def test_a_commit_that_cannot_be_recorded_is_not_undone() -> None:
+    """Whether it is recorded is unknown, the target runs: the next run finishes (I10)."""
+    scenario = quiet()
+    opened(scenario).replicate()
+    save = scenario.store.save
+
+    def full(name: str, data: bytes) -> None:
+        if b'"phase": "cut-over"' in data:
+            raise OutOfSpaceError("no room")
+        save(name, data)
+
+    scenario.store.save = full  # type: ignore[method-assign]
+    with pytest.raises(OutOfSpaceError) as caught:
+        opened(scenario).cutover()
+    assert caught.value.operands["target_runs"] is True
+    assert "run cutover again" in caught.value.next_step
+    assert running_machines(scenario.hypervisor, scenario.cloud) == 1
+    scenario.store.save = save  # type: ignore[method-assign]
+    assert opened(scenario).cutover().phase is Phase.CUT_OVER
+    assert scenario.cloud.instances
+    assert scenario.differences() == []
+
+
+def test_an_exception_that_nobody_expected_puts_the_source_back() -> None:
+    scenario = quiet()
+    opened(scenario).replicate()
+
+    def broken(*_: object) -> str:
+        raise KeyError("ImageId")
+
+    scenario.cloud.health = broken  # type: ignore[method-assign,assignment]
+    with pytest.raises(KeyError):
+        opened(scenario).cutover()
+    assert scenario.hypervisor.running
+    assert not scenario.cloud.instances
+
+
+def test_an_undo_that_fails_once_the_source_runs_says_so() -> None:
+    scenario = quiet()
+    opened(scenario).replicate()
+
+    def broken(*_: object) -> str:
+        raise KeyError("ImageId")
+
+    scenario.cloud.publish = broken  # type: ignore[method-assign,assignment]
+    with pytest.raises(TransientError, match="the source runs again, but not all") as caught:
+        opened(scenario).cutover()
+    assert caught.value.operands["source_runs"] is True
+    assert scenario.hypervisor.running
+
+
+def test_a_finished_cutover_leaves_what_the_machine_stands_on_and_nothing_else() -> None:
+    scenario = quiet()
+    migrator = opened(scenario)
+    for _ in range(2):
+        migrator.replicate()
+    script = Script()
+    ports = scenario.ports(script)
+
+    def killed_after_the_commit(call: Call) -> None:
+        if call.name == "forget":
+            raise Killed
+
+    script.on_call = killed_after_the_commit
+    with pytest.raises(Killed):
+        Migrator.open(ports, "m").cutover()
+    assert scenario.hypervisor.bitmaps
+    state = opened(scenario).cutover()
+    assert state.cutover is not None
+    assert state.cutover.released
+    assert not scenario.hypervisor.bitmaps
+    snapshots = {b.snapshot.id for b in state.bases}
+    expected = {*snapshots, state.cutover.image_id, state.cutover.instance_id}
+    assert set(scenario.cloud.owned()) == expected
+    with pytest.raises(UsageError, match="cut-over"):
+        opened(scenario).cutover()
+
+
+@pytest.mark.fault(31)
+def test_a_disk_without_tracking_counts_as_a_whole_in_the_forecast() -> None:
+    scenario = quiet()
+    migrator = opened(scenario)
+    migrator.replicate()
+    tracked = migrator.forecast()
+    scenario.hypervisor.drop_bitmap()
+    untracked = migrator.forecast()
+    assert tracked is not None
+    assert untracked is not None
+    assert tracked.dirty_bytes == 0
+    assert untracked.dirty_bytes == len(scenario.hypervisor.disks["vd0"])
+
+
+@pytest.mark.fault(38)
+def test_a_parent_that_somebody_deletes_in_a_round_does_not_stop_the_migration() -> None:
+    scenario = quiet()
+    opened(scenario).replicate()
+    script = Script()
+    ports = scenario.ports(script)
+
+    def delete(call: Call) -> None:
+        if call.name == "begin_snapshot":
+            scenario.cloud.snapshots.pop("snap-vd0-1", None)
+
+    script.on_call = delete
+    with pytest.raises(TargetError, match="parent snap-vd0-1"):
+        Migrator.open(ports, "m").replicate()
+    state = opened(scenario).replicate()
+    assert state.history[-1].modes[0] == ("vd0", "full", Reason.BASE_GONE.value)
+    assert opened(scenario).cutover().phase is Phase.CUT_OVER
+    assert scenario.differences() == []

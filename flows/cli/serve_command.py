@@ -1,6 +1,7 @@
 """``sealift serve``: this host runs the plan's flows when a Prefect server says so."""
 
 import os
+from contextlib import suppress
 
 from flows.cli.lines import Deployed
 from flows.cli.output import Output
@@ -32,8 +33,9 @@ def serve(output: Output, plan: MigrationPlan, cron: str) -> None:
         raise UsageError(
             f"--cron {cron}: {error}", next_step="write for example */30 * * * *"
         ) from None
-    for deployment in made:
-        output.emit(Deployed(flow=str(deployment.flow_name), name=deployment.name))
-        output.say(f"{deployment.flow_name}/{deployment.name}")
-    prefect_serve(*made, pause_on_shutdown=False, print_starting_message=not output.machine)
+    with suppress(KeyboardInterrupt):  # Ctrl-C is how it ends, also before Prefect listens to it
+        for deployment in made:
+            output.emit(Deployed(flow=str(deployment.flow_name), name=deployment.name))
+            output.say(f"{deployment.flow_name}/{deployment.name}")
+        prefect_serve(*made, pause_on_shutdown=False, print_starting_message=not output.machine)
     output.summary(Ended(command="serve", text="no longer served"))

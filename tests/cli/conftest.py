@@ -77,6 +77,7 @@ def world(
     monkeypatch.setattr(assembly, "cloud_of", target)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    monkeypatch.delenv("COLUMNS", raising=False)  # parallel workers have one
     monkeypatch.chdir(tmp_path)
     (tmp_path / "plan.yaml").write_text(PLAN)
     return made

@@ -31,7 +31,8 @@ _GPT_TAIL = 1 * MiB  # the second copy of a GPT; kept free with an MBR too
 _LEAST_ROOT = 128 * MiB
 _LEAST_DATA = 64 * MiB
 # No `quiet`: the picture of a booted machine has to show something. tty0 is on the picture.
-_COMMAND_LINE = "console=tty0 console=ttyS0,115200 net.ifnames=0"
+# no_timer_check: on a host whose cores are taken the timer looks broken to an emulated machine.
+_COMMAND_LINE = "console=tty0 console=ttyS0,115200 net.ifnames=0 no_timer_check"
 _EPOCH = "1700000000"
 _ROOT_UUID = "5ea11f70-0000-4000-8000-000000000001"
 _DATA_UUID = "5ea11f70-0000-4000-8000-000000000002"

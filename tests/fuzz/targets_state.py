@@ -7,7 +7,7 @@ import struct
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -92,13 +92,11 @@ def _journal() -> Target:
 
     def parse(data: bytes) -> object:
         (held.path / "journal").write_bytes(data)
-        journal = opened()
-        before = {n: journal.blocks[n] for n in range(64)}
-        journal.record([(3, b"d" * 32)])
-        journal.close()
-        again = opened()
-        assert {n: again.blocks[n] for n in range(64)} == {**before, 3: b"d" * 32}
-        again.close()
+        with closing(opened()) as journal:
+            before = {n: journal.blocks[n] for n in range(64)}
+            journal.record([(3, b"d" * 32)])
+        with closing(opened()) as again:
+            assert {n: again.blocks[n] for n in range(64)} == {**before, 3: b"d" * 32}
         return min(journal.resumed_blocks, 5)
 
     with held.around():

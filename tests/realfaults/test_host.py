@@ -3,6 +3,7 @@
 Each time the failure is typed, the source goes on, and the same command later lands equal.
 """
 
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
@@ -11,7 +12,7 @@ import pytest
 
 from tests.conftest import Evidence
 from tests.realfaults.bench import Aim, Bench, Ended
-from tests.realfaults.powercut import mount, run
+from tests.realfaults.powercut import mount, run, wait_until
 
 pytestmark = [pytest.mark.tools, pytest.mark.sandbox, pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -116,3 +117,19 @@ def test_no_descriptors_no_threads_no_memory(bench: Bench) -> None:
     bench.scribble(trial.random)
     trial.failed(bench.run("replicate", before=["prlimit", f"--as={300 << 20}"]), [42])
     trial.goes_on()
+
+
+@pytest.mark.fault(28)
+def test_a_run_that_was_stopped_keeps_its_lock_and_goes_on(bench: Bench) -> None:
+    bench.scribble(Random(8))
+    process = bench.start(["replicate", "--set", "limits.bandwidth=256KiB"])
+    wait_until(lambda: bench.begun() and bench.record()["round"] is not None)
+    process.send_signal(signal.SIGSTOP)
+    refused = bench.run("replicate")
+    assert refused.code == 11
+    assert str(process.pid) in refused.last["message"]
+    assert bench.source_runs()
+    process.send_signal(signal.SIGCONT)
+    out, err = process.communicate(timeout=100)
+    assert process.returncode == 0, out + err
+    assert bench.landed() == bench.source_content()

@@ -1,7 +1,7 @@
 """Progress on a terminal, in a log, and for machines."""
 
-from collections.abc import Mapping
-from typing import IO, TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import IO
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -11,11 +11,9 @@ from rich.text import Text
 
 from flows.board import STARTING, Line, Picture
 from flows.cli.lines import Counts, Noticed, Progress
+from flows.cli.lines import Line as JsonLine
 from sealift.progress import Note, Noted
 from sealift.units import format_duration
-
-if TYPE_CHECKING:
-    from flows.cli.output import Output
 
 _QUIET_SECONDS = 20.0
 _STYLES: Mapping[Note, str] = {
@@ -23,6 +21,7 @@ _STYLES: Mapping[Note, str] = {
     Note.UNDO: "yellow",
     Note.CUTOVER: "bold green",
     Note.RESUMED: "cyan",
+    Note.KEPT: "cyan",
 }
 
 
@@ -87,13 +86,13 @@ class PlainView:
     interval_seconds = 60.0
     shows_end = False
 
-    def __init__(self, output: "Output") -> None:
-        self._output = output
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
         self._shown = ""
 
     def note(self, noted: Noted) -> None:
         """See ``View.note``."""
-        self._output.hint(noted.text)
+        self._say(noted.text)
 
     def show(self, picture: Picture) -> None:
         """See ``View.show``."""
@@ -101,7 +100,7 @@ class PlainView:
             return
         text = picture.text()
         if text != self._shown:
-            self._output.hint(text)
+            self._say(text)
             self._shown = text
 
     def close(self) -> None:
@@ -114,16 +113,16 @@ class JsonView:
     interval_seconds = 1.0
     shows_end = True
 
-    def __init__(self, output: "Output") -> None:
-        self._output = output
+    def __init__(self, emit: Callable[[JsonLine], None]) -> None:
+        self._emit = emit
 
     def note(self, noted: Noted) -> None:
         """See ``View.note``."""
-        self._output.emit(Noticed(note=noted.note, text=noted.text, facts=dict(noted.facts)))
+        self._emit(Noticed(note=noted.note, text=noted.text, facts=dict(noted.facts)))
 
     def show(self, picture: Picture) -> None:
         """See ``View.show``."""
-        self._output.emit(
+        self._emit(
             Progress(
                 phase=picture.phase,
                 phase_seconds=round(picture.phase_seconds, 3),

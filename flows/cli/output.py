@@ -136,11 +136,11 @@ class Output:
         from flows.cli.live import JsonView, LiveView, PlainView
 
         if self.machine:
-            return [JsonView(self)]
+            return [JsonView(self.emit)]
         if self._err.isatty():
             self._live = LiveView(self._err)
             return [self._live]
-        return [PlainView(self)]
+        return [PlainView(self.hint)]
 
     def summary(self, last: Summary) -> None:
         """The last word of a command that did what it was asked."""

@@ -54,9 +54,9 @@ def measure(scale: Scale, folder: Path) -> Iterator[Row]:
         cloud = Cloud.of(sandbox.environment())
         image = write_data(folder / "disk.raw", scale.cutover_bytes, [(0, 2 * scale.dirty_bytes)])
         dirty = spread(scale.cutover_bytes, scale.dirty_bytes, BLOCK)
-        numbers = iter(range(1, 1000))
+        numbers = iter(range(1, 200))
         pairs = paired(
-            lambda: _cutover(cloud, image, folder / f"m{next(numbers)}", dirty),
+            lambda: _cutover(cloud, image, folder, next(numbers), dirty),
             partial(seconds, partial(_alone, cloud, image, dirty)),
             scale.few_pairs,
         )
@@ -83,8 +83,11 @@ class Cloud:
         return cls(spec, session.client("ebs"), session.client("ec2"))
 
 
-def _cutover(cloud: Cloud, image: Path, folder: Path, dirty: list[tuple[int, int]]) -> float:
-    """Seconds of the final sync of a new migration."""
+def _cutover(
+    cloud: Cloud, image: Path, parent: Path, number: int, dirty: list[tuple[int, int]]
+) -> float:
+    """Seconds of the final sync of a new migration; ``number`` makes its writes differ."""
+    folder = parent / f"m{number}"
     folder.mkdir()
     moments: dict[str, float] = {}
 
@@ -110,7 +113,7 @@ def _cutover(cloud: Cloud, image: Path, folder: Path, dirty: list[tuple[int, int
         )
         migrator = Migrator.open(ports, folder.name)
         migrator.replicate()
-        vm.write(dirty, 0x5A)
+        vm.write(dirty, number)
         done = migrator.cutover()
     sent = done.history[-1].sent_bytes
     if sent != sum(length for _, length in dirty):

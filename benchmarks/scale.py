@@ -46,8 +46,8 @@ FULL = Scale(
     cutover_bytes=1 * GiB,
     dirty_bytes=64 * MiB,
     profile_bytes=512 * MiB,
-    pairs=7,
-    few_pairs=5,
+    pairs=5,
+    few_pairs=3,
 )
 TINY = Scale(
     read_bytes=32 * MiB,

@@ -13,6 +13,12 @@ _FITTED_ROUNDS = 5
 _SHORT_ROUND_BYTES = 16 * MiB
 """Rounds that sent less say more about fixed costs than about throughput."""
 
+_SILENT_ROUND_BYTES = 1 * MiB
+"""Rounds that sent less say nothing about throughput: two blocks of 512 KiB."""
+
+_UNKNOWN_THROUGHPUT = 10.0 * MiB
+"""Bytes per second until a round tells: what a link of 100 Mbit/s moves."""
+
 
 @dataclass(frozen=True, slots=True)
 class RoundFigures:
@@ -123,6 +129,8 @@ def _fit(rounds: Sequence[RoundFigures]) -> tuple[float, float]:
         fixed = mean_seconds - seconds_per_byte * mean_bytes
         if fixed >= 0:
             return fixed, 1 / seconds_per_byte
+    if all(r.dirty_bytes < _SILENT_ROUND_BYTES for r in rounds):
+        return rounds[-1].seconds, _UNKNOWN_THROUGHPUT
     return 0.0, _throughput(rounds)
 
 

@@ -8,7 +8,7 @@ from sealift.convergence import ConvergencePolicy, RoundFigures, Verdict, foreca
 from sealift.endpoints import SnapshotRef, Tracking, TrackingState, VmDisk
 from sealift.errors import TrackingLostError
 from sealift.lineage import Base, Evidence, LossPolicy, Mode, Reason, decide
-from sealift.units import GiB, MiB
+from sealift.units import GiB, KiB, MiB
 
 DISK = VmDisk("vda", 10 * GiB, "virtio-blk")
 BASE = Base("vda", 10 * GiB, 3, "boot-1", SnapshotRef("snap-3", 10 * GiB))
@@ -105,6 +105,13 @@ def test_forecast_knows_the_fixed_cost_of_a_round() -> None:
     ]
     now = forecast(rounds, ConvergencePolicy())
     assert now.final_seconds == pytest.approx(1.4, abs=0.15)
+
+
+@pytest.mark.parametrize("covered", [0, 64 * KiB])
+def test_rounds_that_moved_nothing_say_nothing_about_the_link(covered: int) -> None:
+    now = forecast([figures(covered, 2.0, 5 * MiB)], ConvergencePolicy())
+    assert now.verdict is Verdict.READY
+    assert 2.0 <= now.final_seconds < 5.0
 
 
 def test_a_guest_that_outruns_the_link_diverges_and_is_throttled_below_it() -> None:

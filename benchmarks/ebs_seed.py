@@ -2,8 +2,8 @@
 
 Both read the same sparse raw disk, hash every block of it that holds data and put it with
 boto3 to a server that only accepts. The uploader keeps no journal, no block
-map, no progress and no retry, and may use as many threads as are best for it; Sealift uses
-the number that a plan has by default.
+map, no progress and no retry, and may use as many processes and threads as are best for it,
+all of them started beforehand; Sealift uses what a plan has by default.
 """
 
 import hashlib
@@ -11,10 +11,11 @@ import os
 import statistics
 from base64 import b64encode
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,7 +41,8 @@ if TYPE_CHECKING:
 
 BLOCK = 512 * KiB
 DATA_SHARE = 0.3
-THREADS = (2, 4, 8, 16, 32)
+CREWS = ((1, 4), (1, 8), (1, 16), (1, 32), (2, 4), (2, 8), (2, 16))
+"""(processes, threads of each) that the plain uploader tries."""
 
 
 def measure(scale: Scale, folder: Path) -> Iterator[Row]:
@@ -51,20 +53,19 @@ def measure(scale: Scale, folder: Path) -> Iterator[Row]:
     )
     with accepting() as endpoint:
         seed = Seed(disk, folder, clients(endpoint))
-        threads = seed.best_threads()
-        pairs = paired(
-            partial(seconds, seed.ours),
-            partial(seconds, partial(seed.plain, threads)),
-            scale.few_pairs,
-        )
+        crew, uploader = fastest(disk, endpoint)
+        with uploader:
+            pairs = paired(
+                partial(seconds, seed.ours), partial(seconds, uploader.upload), scale.few_pairs
+            )
     disk.unlink()
     sent = sum(1 for _ in data_blocks(disk_size=scale.seed_bytes, data=data)) * BLOCK
     yield Row(
         Bar(
             "ebs-seed",
             "time of a full seed of a disk with 30 % data into the EBS writer, by the time of "
-            f"the fastest plain boto3 uploader (best of {THREADS} threads: {threads}) into the "
-            "same server that only accepts",
+            f"the fastest plain boto3 uploader (of {CREWS} processes and threads: {crew}) into "
+            "the same server that only accepts",
             Sense.AT_MOST,
             1.3,
         ),
@@ -97,12 +98,6 @@ class Seed:
     def __post_init__(self) -> None:
         self._numbers = count(1)
         self._size = self.disk.stat().st_size
-        self.plain_client = boto3.client(
-            "ebs",
-            region_name=self.clients.spec.region,
-            endpoint_url=self.clients.spec.endpoint,
-            config=Config(max_pool_connections=max(THREADS)),
-        )
 
     def ours(self) -> None:
         """Through ``sync`` with journal and progress, from StartSnapshot to completed."""
@@ -117,31 +112,88 @@ class Seed:
         journal.close()
         reader.close()
 
-    def plain(self, threads: int) -> None:
-        """Only what AWS's documentation asks for: start, put, complete."""
-        ebs = self.plain_client
-        snapshot_id = ebs.start_snapshot(VolumeSize=-(-self._size // GiB))["SnapshotId"]
-        fd = os.open(self.disk, os.O_RDONLY)
-        with ThreadPoolExecutor(threads) as pool:
-            put = partial(_put, ebs, fd, snapshot_id)
-            digests = list(pool.map(put, _allocated(fd, self._size)))
+
+class PlainUploader:
+    """Only what AWS's documentation asks for: start, put, complete.
+
+    Args:
+        disk: a sparse raw file.
+        endpoint: of the server.
+        processes: each with a client of its own; started at once.
+        threads: of each.
+    """
+
+    def __init__(self, disk: Path, endpoint: str, processes: int, threads: int) -> None:
+        self._disk, self._processes, self._threads = disk, processes, threads
+        self._size = disk.stat().st_size
+        self._ebs = _client(endpoint, threads)
+        self._pool = ProcessPoolExecutor(
+            processes, get_context("spawn"), initializer=_open_here, initargs=(endpoint, threads)
+        )
+        list(self._pool.map(_put_all, [(disk, "", [], threads)] * 4 * processes))
+
+    def upload(self) -> None:
+        """The whole disk into a snapshot of its own."""
+        snapshot_id = self._ebs.start_snapshot(VolumeSize=-(-self._size // GiB))["SnapshotId"]
+        fd = os.open(self._disk, os.O_RDONLY)
+        indexes = list(_allocated(fd, self._size))
         os.close(fd)
-        total = hashlib.sha256(b"".join(digests)).digest()
-        ebs.complete_snapshot(
+        parts = [indexes[n :: self._processes] for n in range(self._processes)]
+        jobs = [(self._disk, snapshot_id, part, self._threads) for part in parts]
+        put = sorted(pair for found in self._pool.map(_put_all, jobs) for pair in found)
+        total = hashlib.sha256(b"".join(digest for _, digest in put)).digest()
+        self._ebs.complete_snapshot(
             SnapshotId=snapshot_id,
-            ChangedBlocksCount=len(digests),
+            ChangedBlocksCount=len(put),
             Checksum=b64encode(total).decode(),
             ChecksumAlgorithm="SHA256",
             ChecksumAggregationMethod="LINEAR",
         )
 
-    def best_threads(self) -> int:
-        """Of ``THREADS``, the number with which the uploader is fastest here and now."""
-        self.plain(THREADS[-1])  # opens the connections
-        found = {
-            n: statistics.median(seconds(partial(self.plain, n)) for _ in range(2)) for n in THREADS
-        }
-        return min(found, key=lambda n: found[n])
+    def __enter__(self) -> "PlainUploader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown()
+
+
+def fastest(disk: Path, endpoint: str) -> tuple[tuple[int, int], PlainUploader]:
+    """Of ``CREWS``, the one with which the uploader is fastest here and now."""
+    found = {}
+    for crew in CREWS:
+        with PlainUploader(disk, endpoint, *crew) as uploader:
+            uploader.upload()  # opens the connections
+            found[crew] = statistics.median(seconds(uploader.upload) for _ in range(2))
+    best = min(CREWS, key=lambda crew: found[crew])
+    return best, PlainUploader(disk, endpoint, *best)
+
+
+def _client(endpoint: str, threads: int) -> "EBSClient":
+    return boto3.client(
+        "ebs",
+        region_name="us-east-1",
+        endpoint_url=endpoint,
+        config=Config(max_pool_connections=threads),
+    )
+
+
+_opened: "list[EBSClient]" = []
+"""The client of this process, where it is one of an uploader's."""
+
+
+def _open_here(endpoint: str, threads: int) -> None:
+    _opened.append(_client(endpoint, threads))
+
+
+def _put_all(job: tuple[Path, str, list[int], int]) -> list[tuple[int, bytes]]:
+    disk, snapshot_id, indexes, threads = job
+    fd = os.open(disk, os.O_RDONLY)
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            put = partial(_put, _opened[0], fd, snapshot_id)
+            return list(zip(indexes, pool.map(put, indexes), strict=True))
+    finally:
+        os.close(fd)
 
 
 def _allocated(fd: int, size: int) -> Iterator[int]:

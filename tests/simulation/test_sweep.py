@@ -17,7 +17,7 @@ from sealift.testing.sweep import (
     single_faults,
 )
 
-SEED = 1
+SEED, SHUTDOWN_SEED = 1, 2
 HISTORIES = list(History)
 EVERY = {History.BACK: 4, History.AGAIN: 3}
 """What these two share with the others is not swept whole again: CI has minutes, not hours."""
@@ -98,6 +98,23 @@ def test_every_thirtieth_fault(history: History, evidence: Evidence) -> None:
 @BY_NAME
 def test_every_fault_at_every_call(history: History, evidence: Evidence) -> None:
     SINGLE.over(islice(single_faults(history, SEED), 0, None, EVERY.get(history, 1)), evidence)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.fault(*ROWS)
+@pytest.mark.parametrize("history", [History.FORWARD, History.UNDO], ids=lambda h: h.name)
+def test_every_fault_at_a_shutdown(history: History, evidence: Evidence) -> None:
+    """The histories of ``SEED`` pause the source; these shut it down."""
+    before = SINGLE.cases
+    SINGLE.over(at_shutdown(history), evidence)
+    assert SINGLE.cases > before
+
+
+def at_shutdown(history: History) -> Iterator[tuple[Case, Recorded]]:
+    for case, recorded in single_faults(history, SHUTDOWN_SEED):
+        if recorded.calls[case.faults[0][0] - 1].name == "shutdown":
+            yield case, recorded
 
 
 @pytest.mark.slow

@@ -68,6 +68,9 @@ simulate: setup ## Simulate whole migrations with random faults; SEED=1 RUNS=500
 fuzz: setup ## Fuzz every parser of foreign bytes; EXECUTIONS=1000000 SEED=1
 	@$(BIN)/python -m tests.fuzz --executions $(EXECUTIONS) --seed $(SEED)
 
+fault-table: setup ## Write the table of faults and their tests into docs/faults.md
+	@$(BIN)/python -m tests.faults.table
+
 generated: setup fault-table ## Renew what is made of the code: JSON schema, completion words, fault table
 	@$(BIN)/sealift help json-schema > docs/json-lines.schema.json
 	@$(BIN)/python -m flows.cli.completion_words

@@ -15,7 +15,7 @@ def preflight_checks(ports: Ports) -> list[Check]:
     """
     retry = ports.context.retrier()
     vm = retry.call(ports.hypervisor.describe)
-    return [*_source_checks(vm), *retry.call(lambda: ports.cloud.preflight(vm))]
+    return [*_source_checks(vm), *retry.call(lambda: ports.target.preflight(vm))]
 
 
 def _source_checks(vm: SourceVm) -> list[Check]:

@@ -107,7 +107,7 @@ class CutoverSteps:
                 next_step="run the cutover again: this disk is sent in full",
                 disk=base.disk_id,
             )
-        reader = self._retry.call(lambda: self._ports.cloud.reader(base.snapshot))
+        reader = self._retry.call(lambda: self._ports.target.reader(base.snapshot))
         try:
             indexes = self._chosen(blocks)
             for index in indexes:
@@ -138,7 +138,7 @@ class CutoverSteps:
         self._begin(Step.PUBLISH)
         vm, refs, seq = self._image_parts()
         self._ledger.record(publishing)
-        image_id = self._retry.call(lambda: self._ports.cloud.publish(seq, vm, refs))
+        image_id = self._retry.call(lambda: self._ports.target.publish(seq, vm, refs))
         self._done(Step.PUBLISH, image_id=image_id)
 
     def _image_parts(self) -> tuple[SourceVm, dict[str, SnapshotRef], int]:
@@ -168,7 +168,7 @@ class CutoverSteps:
         c = self._cutover()
         if c.image_id is None:
             raise ValueError("no image")
-        return _Ask(partial(self._ports.cloud.launch, seq, c.attempt, c.image_id, vm))
+        return _Ask(partial(self._ports.target.launch, seq, c.attempt, c.image_id, vm))
 
     def await_health(self) -> None:
         """Ask until the cloud calls the machine healthy."""
@@ -176,7 +176,7 @@ class CutoverSteps:
         deadline = self._clock.monotonic() + self._ports.policy.health_timeout_seconds
         instance = self._instance()
         while True:
-            health = self._retry.call(lambda: self._ports.cloud.health(instance))
+            health = self._retry.call(lambda: self._ports.target.health(instance))
             if health.state == "ok":
                 break
             if health.state == "failed" or self._clock.monotonic() >= deadline:
@@ -202,7 +202,7 @@ class CutoverSteps:
         if c.instance_id is None:
             return ()
         try:
-            console = self._ports.cloud.console(c.instance_id)
+            console = self._ports.target.console(c.instance_id)
             kept = keep_console(self._ports.store, c.attempt, console)
         except SealiftError as error:
             self._say(Note.WARNING, f"no console of {c.instance_id}: {error.message}", ())
@@ -269,7 +269,7 @@ class CutoverSteps:
         """
         instance_id = self._cutover().instance_id or self._launched()
         if instance_id is not None:
-            self._retry.call(partial(self._ports.cloud.terminate, instance_id))
+            self._retry.call(partial(self._ports.target.terminate, instance_id))
         self._ledger.record(target_gone)
 
     def _launched(self) -> str | None:
@@ -293,7 +293,7 @@ class CutoverSteps:
 
     def _found(self, seq: int) -> str | None:
         attempt = self._cutover().attempt
-        return self._retry.call(lambda: self._ports.cloud.find_launched(seq, attempt))
+        return self._retry.call(lambda: self._ports.target.find_launched(seq, attempt))
 
     def _fenced(self) -> bool:
         try:
@@ -320,7 +320,7 @@ class CutoverSteps:
         """Take the image away; its snapshots stay as the base of the next round."""
         image_id = self._cutover().image_id or self._published()
         if image_id is not None:
-            self._retry.call(lambda: self._ports.cloud.unpublish(image_id))
+            self._retry.call(lambda: self._ports.target.unpublish(image_id))
         self._ledger.record(unpublished)
 
     def _published(self) -> str | None:
@@ -330,7 +330,7 @@ class CutoverSteps:
         """
         vm, refs, seq = self._image_parts()
         try:
-            return self._retry.call(lambda: self._ports.cloud.publish(seq, vm, refs))
+            return self._retry.call(lambda: self._ports.target.publish(seq, vm, refs))
         except (CredentialsError, TargetDeniedError):
             raise
         except TargetError as error:

@@ -290,15 +290,12 @@ class MachineConsole:
     screen: bytes | None = None
 
 
-class CloudTarget(Protocol):
-    """The target's side. Everything it makes carries the migration's tags.
+class ReplicaTarget(Protocol):
+    """Where points in time of a VM are kept. Everything it makes carries the migration's id.
 
     All calls may raise ``TargetError``, ``CredentialsError``, ``QuotaError``,
     ``TransientError``; retrying is the caller's.
     """
-
-    def preflight(self, vm: SourceVm) -> Sequence[Check]:
-        """What would stop this VM from arriving; makes nothing."""
 
     def begin_snapshot(self, seq: int, disk: VmDisk, parent: SnapshotRef | None) -> SnapshotRef:
         """Start (or find) the snapshot of one disk of one point; idempotent by client token.
@@ -318,8 +315,53 @@ class CloudTarget(Protocol):
     def volume_size(self, disk_size: int) -> int:
         """Bytes of the volume that a disk of ``disk_size`` bytes needs."""
 
+    def seal_point(
+        self,
+        seq: int,
+        vm: SourceVm,
+        info: PointInfo,
+        snapshots: Mapping[str, SnapshotRef],
+        taken: float,
+    ) -> str:
+        """Make the whole point visible as one: every disk of it is complete (I3, I6).
+
+        Idempotent: sealing a sealed point again changes nothing and answers the same. Called
+        before the point is booked as durable, so a point that was sealed by a run that was
+        killed then may be given up afterwards; it is whole all the same.
+
+        Args:
+            seq: number of the point.
+            vm: the machine as it was when the point was planned.
+            info: the point as the source opened it.
+            snapshots: by disk id, completed, all disks of the point.
+            taken: seconds of the epoch, at most moments before the instant.
+
+        Returns:
+            A receipt in one line: what proves later that this point was there. "" where the
+            target has none to give.
+
+        Raises:
+            TargetError: a snapshot is not complete; nothing is visible.
+        """
+
     def delete_snapshot(self, snapshot_id: str) -> None:
-        """Delete it; fine when it is gone already."""
+        """Let go of it; fine when it is gone already.
+
+        A target that keeps points by a policy of its own frees what was pending only.
+        """
+
+    def owned(self) -> Sequence[str]:
+        """Ids of what a replication with this id has made and another one would trip over."""
+
+    def sweep(self, keep: frozenset[str]) -> Sequence[str]:
+        """Remove what ``owned`` names except ``keep``; what was removed."""
+
+
+class CloudTarget(ReplicaTarget, Protocol):
+    """A target whose points can become machines."""
+
+    def preflight(self, vm: SourceVm) -> Sequence[Check]:
+        """What would stop this VM from arriving; makes nothing."""
 
     def publish(self, seq: int, vm: SourceVm, snapshots: Mapping[str, SnapshotRef]) -> str:
         """Register (or find) the image of a point, all disks in device order; its id."""
@@ -348,9 +390,3 @@ class CloudTarget(Protocol):
         Raises:
             TransientError: it is not known to be gone yet.
         """
-
-    def owned(self) -> Sequence[str]:
-        """Ids of everything in the cloud that carries this migration's tags."""
-
-    def sweep(self, keep: frozenset[str]) -> Sequence[str]:
-        """Remove everything of this migration except ``keep``; what was removed."""

@@ -78,6 +78,7 @@ class Round:
         started: seconds of the epoch.
         point: set once the point is open.
         durable: every disk is complete on the target and ``bases`` says so.
+        receipt: what the target gave for the sealed point; "" when it gives none.
     """
 
     seq: int
@@ -87,6 +88,7 @@ class Round:
     started: float
     point: PointInfo | None = None
     durable: bool = False
+    receipt: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,8 @@ class RoundRecord:
     note: str
     modes: tuple[tuple[str, str, str], ...]
     """(disk, mode, reason) for each disk."""
+    receipt: str = ""
+    """See ``ReplicaTarget.seal_point``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,8 +260,8 @@ def disk_synced(m: Migration, disk_id: str, figures: DiskFigures) -> Migration:
     return _with_disk(m, disk_id, figures=figures)
 
 
-def round_durable(m: Migration) -> Migration:
-    """Every disk is complete: the point becomes the base, the one before it garbage (I4)."""
+def round_durable(m: Migration, receipt: str = "") -> Migration:
+    """Every disk is complete and sealed: the point is the base, the one before it garbage (I4)."""
     r = _round(m)
     if r.point is None or any(d.figures is None or d.snapshot is None for d in r.disks):
         raise ValueError("not every disk is complete")
@@ -272,7 +276,7 @@ def round_durable(m: Migration) -> Migration:
         bases=new,
         vm=r.vm,
         garbage=m.garbage + old,
-        round=replace(r, durable=True),
+        round=replace(r, durable=True, receipt=receipt),
         cutover=replace(m.cutover, seq=r.seq) if r.final and m.cutover else m.cutover,
     )
 
@@ -329,6 +333,7 @@ def round_record(r: Round, *, whole_seconds: float | None, dirty_after_bytes: in
         modes=tuple(
             (d.lineage.disk_id, d.lineage.mode.value, d.lineage.reason.value) for d in r.disks
         ),
+        receipt=r.receipt,
     )
 
 

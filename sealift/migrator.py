@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
-from sealift.actions import Action, next_action
+from sealift.actions import Action
 from sealift.convergence import (
     Forecast,
     OnDivergence,
@@ -15,27 +15,19 @@ from sealift.convergence import (
 )
 from sealift.cutover import SOURCE_RUNS, TARGET_RUNS, CutoverSteps
 from sealift.errors import (
-    IntegrityError,
     LocalStateError,
-    LockedError,
-    PointLostError,
     SealiftError,
     SourceError,
     TargetError,
-    TrackingLostError,
     TransientError,
     UsageError,
 )
-from sealift.ledger import Ledger, UnsavedLedger, load_migration
-from sealift.lineage import LossPolicy
+from sealift.ledger import Ledger, UnsavedLedger
 from sealift.migration import Migration, Phase, converged, cutover_begun, released, undo_begun
 from sealift.ports import Ports
-from sealift.progress import Facts, Note, Noted
-from sealift.rounds import Rounds
+from sealift.progress import Note
+from sealift.replicator import Replicator
 from sealift.units import format_duration, format_rate
-
-MAX_REPLANS = 2
-"""How often a round is planned anew when its point is lost; more means something is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,26 +41,16 @@ class CutoverForecast:
 Approve = Callable[[CutoverForecast], bool]
 
 
-class Migrator:
-    """One migration over its ports. Not thread-safe; one per process and migration.
+class Migrator(Replicator[Ports]):
+    """One migration over its ports: a replication that can be cut over.
 
     Whatever a killed run left behind is finished or undone before anything new begins.
     """
 
     def __init__(self, ports: Ports, ledger: Ledger) -> None:
-        self._ports = ports
-        self._ledger = ledger
-        self._retry = ports.context.retrier()
-        self._rounds = Rounds(ports, ledger)
+        super().__init__(ports, ledger)
         self._cutover = CutoverSteps(ports, ledger)
-        self._effects: dict[Action, Callable[[], None]] = {
-            Action.OPEN_POINT: self._rounds.open_point,
-            Action.BEGIN_SNAPSHOTS: self._rounds.begin_snapshots,
-            Action.SYNC_DISKS: self._rounds.sync_disks,
-            Action.MAKE_DURABLE: self._rounds.make_durable,
-            Action.CLOSE_POINT: self._rounds.close_point,
-            Action.ABORT_ROUND: self._rounds.abort,
-            Action.REMOVE_GARBAGE: self._rounds.remove_garbage,
+        self._effects |= {
             Action.STOP_SOURCE: self._cutover.stop_source,
             Action.FENCE: self._cutover.fence,
             Action.PLAN_FINAL_ROUND: self._plan_final_round,
@@ -82,22 +64,7 @@ class Migrator:
             Action.RESUME_SOURCE: self._cutover.resume_source,
             Action.UNPUBLISH: self._cutover.unpublish,
             Action.FINISH_UNDO: self._cutover.finish_undo,
-            Action.ABANDON: self._abandon,
         }
-
-    @classmethod
-    def open(cls, ports: Ports, migration_id: str) -> "Migrator":
-        """Go on with the stored migration, or begin a new one for the VM as it is now."""
-        known = load_migration(ports.store)
-        if known is None:
-            vm = ports.context.retrier().call(ports.hypervisor.describe)
-            known = Migration(migration_id, vm.uuid, vm.name)
-        return cls(ports, Ledger(ports.store, known))
-
-    @property
-    def state(self) -> Migration:
-        """The migration as last saved."""
-        return self._ledger.now
 
     @property
     def rounds_come_first(self) -> bool:
@@ -105,23 +72,6 @@ class Migrator:
         return self.state.phase not in (Phase.CUTTING_OVER, Phase.CUT_OVER)
 
     # ------------------------------------------------------------------ verbs
-
-    def replicate(self) -> Migration:
-        """Run one round to its end; afterwards the target has a new durable point.
-
-        Raises:
-            SealiftError: the round is either still open and resumable, or aborted with its
-                changes merged back; the guest runs in both cases.
-        """
-        self._refuse_when_over()
-        if self.state.phase is Phase.CUTTING_OVER:
-            raise UsageError(
-                "a cutover is under way and was interrupted",
-                next_step="run cutover to finish it, or cutover --undo to go back",
-            )
-        self._settle()
-        self._round(final=False)
-        return self.state
 
     def forecast(self) -> Forecast | None:
         """What a final sync would cost if it started now; None before the first round."""
@@ -240,7 +190,7 @@ class Migrator:
             raise UsageError(
                 "nothing is replicated yet", next_step="run replicate or migrate first"
             )
-        for check in self._retry.call(partial(self._ports.cloud.preflight, self.state.vm)):
+        for check in self._retry.call(partial(self._ports.target.preflight, self.state.vm)):
             if not check.ok:
                 raise TargetError(f"{check.name}: {check.found}", next_step=check.next_step)
         now = self.forecast()
@@ -328,77 +278,20 @@ class Migrator:
 
     # ------------------------------------------------------------------ driving
 
-    def _refuse_when_over(self) -> None:
-        if self.state.phase in (Phase.CUT_OVER, Phase.ABANDONED, Phase.ABANDONING):
+    def _refuse_cutover(self) -> None:
+        if self.state.phase is Phase.CUTTING_OVER:
             raise UsageError(
-                f"this migration is {self.state.phase.value}",
-                next_step="choose another migration id in the plan to begin a new one",
-            )
-        if self.state.next_seq == 1:
-            self._refuse_leftovers()
-
-    def _refuse_leftovers(self) -> None:
-        """A migration that never began owns nothing, unless its record was lost.
-
-        What an earlier life left behind has the names and tokens that this one would use.
-        """
-        tracked = self._retry.call(self._ports.hypervisor.tracking)
-        owned = self._retry.call(self._ports.cloud.owned)
-        if tracked or owned:
-            raise LocalStateError(
-                f"the record of this migration is gone, but {len(tracked)} bitmaps on the source "
-                f"and {len(owned)} objects in the target still carry its name",
-                next_step="restore the state folder, or run abandon to remove them, or choose "
-                "another migration id",
+                "a cutover is under way and was interrupted",
+                next_step="run cutover to finish it, or cutover --undo to go back",
             )
 
     def _settle(self) -> None:
         """Finish or give up what an earlier run left behind."""
         self.undo()
-        if self.state.round is not None and not self._rounds.still_possible():
-            self._rounds.abort()
-        self._drive_round(may_give_up=True)
-
-    def _round(self, *, final: bool) -> None:
-        for attempt in range(MAX_REPLANS + 1):
-            if self.state.round is None:
-                self._rounds.plan(final=final)
-            if self._drive_round(may_give_up=attempt < MAX_REPLANS):
-                return
-
-    def _drive_round(self, *, may_give_up: bool) -> bool:
-        """Bring the open round to its end; False when it was given up and may be tried again."""
-        try:
-            self._drive()
-        except IntegrityError:
-            self._rounds.abort()  # nothing is built on data that is in doubt
-            raise
-        except LockedError:
-            if self.state.round is not None:
-                self._rounds.abort()  # what we opened must not stand in the other one's way
-            raise
-        except (PointLostError, TrackingLostError) as error:
-            self._rounds.abort()
-            if not may_give_up or self._loss_stops(error):
-                raise
-            text = f"round given up and begun anew: {error.message}"
-            self._say(Note.WARNING, text)
-            return False
-        return True
-
-    def _loss_stops(self, error: SealiftError) -> bool:
-        stops = self._ports.policy.on_tracking_loss is LossPolicy.STOP
-        return stops and isinstance(error, TrackingLostError)
+        super()._settle()
 
     def _plan_final_round(self) -> None:
         self._rounds.plan(final=True)
-
-    def _drive(self) -> None:
-        while (action := next_action(self.state)) is not Action.NOTHING:
-            self._ports.context.cancel.check()
-            self._effects[action]()
-            if self.state.phase in (Phase.CUT_OVER, Phase.ABANDONED):
-                return
 
     def _to_be_released(self) -> bool:
         c = self.state.cutover
@@ -415,26 +308,9 @@ class Migrator:
         keep = frozenset({c.instance_id, c.image_id, *(b.snapshot.id for b in self.state.bases)})
         try:
             self._retry.call(self._ports.hypervisor.forget)
-            self._retry.call(lambda: self._ports.cloud.sweep(keep))
+            self._retry.call(lambda: self._ports.target.sweep(keep))
             self._ledger.tidy()
             self._ledger.record(released)
         except SealiftError as error:
             text = f"not everything could be tidied up: {error.message}; run cutover again for it"
             self._say(Note.WARNING, text)
-
-    def _abandon(self) -> None:
-        self._retry.call(self._ports.hypervisor.forget)
-        removed = self._retry.call(lambda: self._ports.cloud.sweep(frozenset()))
-        for name in sorted(self._ports.store.names()):
-            if name.startswith(("map-", "journal-")):
-                self._ports.store.delete(name)
-        self._ledger.record(
-            lambda m: replace(
-                m, phase=Phase.ABANDONED, round=None, bases=(), garbage=(), throttled=None
-            )
-        )
-        text = f"abandoned; removed {len(removed)} objects from the target"
-        self._say(Note.PHASE, text, (("removed", len(removed)),))
-
-    def _say(self, note: Note, text: str, facts: Facts = ()) -> None:
-        self._ports.context.sink(Noted(note, text, facts))

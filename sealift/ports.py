@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from sealift.convergence import ConvergencePolicy
-from sealift.endpoints import CloudTarget, Hypervisor
+from sealift.endpoints import CloudTarget, Hypervisor, ReplicaTarget
 from sealift.lineage import LossPolicy
 from sealift.store import StateStore
 from sealift.sync import SyncContext
@@ -88,12 +88,12 @@ class MigrationPolicy:
 
 
 @dataclass(frozen=True, slots=True)
-class Ports:
-    """The four ports and what the user decided.
+class ReplicaPorts:
+    """What a replication runs on: its ports and what the user decided.
 
     Attributes:
         hypervisor: the source.
-        cloud: the target.
+        target: where points are kept.
         store: local state.
         context: clock, stop, retry, executor, bandwidth, progress.
         policy: see ``MigrationPolicy``.
@@ -102,9 +102,16 @@ class Ports:
     """
 
     hypervisor: Hypervisor
-    cloud: CloudTarget
+    target: ReplicaTarget
     store: StateStore
     context: SyncContext
     policy: MigrationPolicy = field(default_factory=MigrationPolicy)
     run_disks: DiskRunner = in_turn
     rng: random.Random = field(default_factory=random.Random)
+
+
+@dataclass(frozen=True, slots=True)
+class Ports(ReplicaPorts):
+    """What a migration runs on: its target can launch what it keeps."""
+
+    target: CloudTarget

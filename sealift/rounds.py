@@ -35,7 +35,7 @@ from sealift.migration import (
     round_record,
     snapshot_begun,
 )
-from sealift.ports import DiskJob, Ports
+from sealift.ports import DiskJob, ReplicaPorts
 from sealift.progress import DiskProgress, Note, Noted
 from sealift.sync import SyncReport, sync
 from sealift.units import format_size
@@ -44,7 +44,7 @@ from sealift.units import format_size
 class Rounds:
     """The effects of a round; each method is one action and ends with a saved event."""
 
-    def __init__(self, ports: Ports, ledger: Ledger) -> None:
+    def __init__(self, ports: ReplicaPorts, ledger: Ledger) -> None:
         self._ports = ports
         self._ledger = ledger
         self._retry = ports.context.retrier()
@@ -82,19 +82,19 @@ class Rounds:
 
     def evidence(self, vm: SourceVm) -> list[Evidence]:
         """What is known of each disk now; nothing is made or recorded."""
-        m, cloud = self._ledger.now, self._ports.cloud
+        m, target = self._ledger.now, self._ports.target
         tracking = self._retry.call(self._ports.hypervisor.tracking)
         found = []
         for disk in vm.disks:
             base = m.base(disk.id)
             complete = base is not None and self._complete(base.snapshot)
             ours = [t for t in tracking if t.disk_id == disk.id]
-            size = cloud.volume_size(disk.size)
+            size = target.volume_size(disk.size)
             found.append(Evidence(disk, vm.boot_id, base, complete, size, ours, not m.bases))
         return found
 
     def _complete(self, ref: SnapshotRef) -> bool:
-        state = self._retry.call(lambda: self._ports.cloud.snapshot_state(ref.id))
+        state = self._retry.call(lambda: self._ports.target.snapshot_state(ref.id))
         return state is SnapshotState.COMPLETED
 
     def _announce(self, lineage: Lineage) -> None:
@@ -125,7 +125,7 @@ class Rounds:
         if disk.snapshot is None:
             parent = disk.lineage.parent
             return parent is None or self._complete(parent)
-        state = self._retry.call(partial(self._ports.cloud.snapshot_state, disk.snapshot.id))
+        state = self._retry.call(partial(self._ports.target.snapshot_state, disk.snapshot.id))
         return state in (SnapshotState.PENDING, SnapshotState.COMPLETED)
 
     # ------------------------------------------------------------------ actions
@@ -162,7 +162,7 @@ class Rounds:
         by_id = {d.id: d for d in r.vm.disks}
         for disk in [d for d in r.disks if d.snapshot is None]:
             begin = partial(
-                self._ports.cloud.begin_snapshot,
+                self._ports.target.begin_snapshot,
                 r.seq,
                 by_id[disk.lineage.disk_id],
                 disk.lineage.parent,
@@ -204,7 +204,7 @@ class Rounds:
             ends.callback(reader.close)
             if reader.size != disk.size:
                 raise PointLostError(f"disk {disk_id} was resized while the round began")
-            writer = self._retry.call(lambda: ports.cloud.writer(begun, lineage.parent))
+            writer = self._retry.call(lambda: ports.target.writer(begun, lineage.parent))
             ends.callback(writer.close)
             base = self._base_map(lineage, writer.caps)
             key = JournalKey(
@@ -251,8 +251,19 @@ class Rounds:
         self._ports.context.sink(Noted(Note.RESUMED, text, facts))
 
     def make_durable(self) -> None:
-        """Book the point as the new base; only now may anything older be let go (I4)."""
-        self._ledger.record(round_durable)
+        """Make the point visible, then book it as the new base.
+
+        In this order: a killed run that has only done the first seals again and changes nothing.
+        Only after both may anything older be let go (I4).
+        """
+        r = _round(self._ledger.now)
+        point = r.point
+        if point is None:
+            raise ValueError("the point is not open")
+        refs = {d.lineage.disk_id: d.snapshot for d in r.disks if d.snapshot is not None}
+        seal = partial(self._ports.target.seal_point, r.seq, r.vm, point, refs, r.started)
+        receipt = self._retry.call(seal)
+        self._ledger.record(partial(round_durable, receipt=receipt))
 
     def close_point(self) -> None:
         """Let the source forget everything before the point."""
@@ -290,7 +301,7 @@ class Rounds:
         """
         for snapshot_id in self._ledger.now.garbage:
             try:
-                self._retry.call(partial(self._ports.cloud.delete_snapshot, snapshot_id))
+                self._retry.call(partial(self._ports.target.delete_snapshot, snapshot_id))
             except (CredentialsError, TargetDeniedError):
                 raise
             except TargetError as error:

@@ -22,6 +22,7 @@ from sealift.endpoints import (
     Check,
     Health,
     MachineConsole,
+    PointInfo,
     SnapshotRef,
     SnapshotState,
     SourceVm,
@@ -132,6 +133,17 @@ class AwsTarget:
     def volume_size(self, disk_size: int) -> int:
         """Bytes of the volume that a disk needs: whole GiB, at least one."""
         return round_up(max(disk_size, 1), GiB)
+
+    def seal_point(
+        self,
+        seq: int,
+        vm: SourceVm,
+        info: PointInfo,
+        snapshots: Mapping[str, SnapshotRef],
+        taken: float,
+    ) -> str:
+        """Nothing to do: completed snapshots are visible, and their tags say what they are of."""
+        return ""
 
     def delete_snapshot(self, snapshot_id: str) -> None:
         """See ``Snapshots.delete``."""

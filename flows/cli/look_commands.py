@@ -84,7 +84,7 @@ def plan_round(output: Output, plan: MigrationPlan) -> None:
     """What the next round would read, send, cost and take."""
     with _looking(plan, "plan") as (ports, known):
         vm = ports.context.retrier().call(ports.hypervisor.describe)
-        economics = economics_of(ports.cloud, max(1, len(vm.disks)))
+        economics = economics_of(ports.target, max(1, len(vm.disks)))
         block = economics.block_size if economics else DEFAULT_BLOCK_BYTES
         zeroes = economics is not None and economics.sends_zeroes
         disks = estimate(ports, known, block, zeroes_are_sent=zeroes)

@@ -13,6 +13,7 @@ from sealift.endpoints import (
     Check,
     Health,
     MachineConsole,
+    PointInfo,
     SnapshotRef,
     SnapshotState,
     SourceVm,
@@ -56,6 +57,7 @@ class SimulatedCloud:
         changes: counts everything that happens to snapshots, images and machines.
         fail_launch: new launches are refused.
         next_health: what machines that are launched from now on will say.
+        sealed: by point, its snapshots by disk, as they were sealed together.
     """
 
     def __init__(self, *, block: int, volume_step: int, fresh: Unwritten = Unwritten.ZERO) -> None:
@@ -66,6 +68,7 @@ class SimulatedCloud:
         self.images: dict[str, dict[str, str]] = {}
         self.instances: dict[str, Instance] = {}
         self.tokens: dict[tuple[int, int], str] = {}
+        self.sealed: dict[int, dict[str, str]] = {}
         self.changes = 0
         self.fail_launch = False
         self.next_health = "ok"
@@ -161,6 +164,22 @@ class SimulatedCloud:
         if self.snapshot_state(ref.id) is not SnapshotState.COMPLETED:
             raise PointLostError(f"snapshot {ref.id} is gone")
         return MemoryReader(self.content(ref.id), identity=ref.id)
+
+    def seal_point(
+        self,
+        seq: int,
+        vm: SourceVm,
+        info: PointInfo,
+        snapshots: Mapping[str, SnapshotRef],
+        taken: float,
+    ) -> str:
+        """See ``ReplicaTarget.seal_point``; the receipt names the point."""
+        for ref in snapshots.values():
+            if self.snapshot_state(ref.id) is not SnapshotState.COMPLETED:
+                raise TargetError(f"{ref.id} is not complete")
+        self.changes += 1
+        self.sealed[seq] = {disk: ref.id for disk, ref in snapshots.items()}
+        return f"point {seq}"
 
     def delete_snapshot(self, snapshot_id: str) -> None:
         """See ``CloudTarget.delete_snapshot``."""

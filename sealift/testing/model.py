@@ -60,6 +60,7 @@ class Model:
             self._saved_bytes, self._saved = stored, json.loads(stored) if stored else {}
         self._nothing_forgotten(call)
         self._nothing_missing(call)
+        self._bases_are_sealed(call)
         self._commit_is_true()
 
     def note_fault(self, call: Call) -> None:
@@ -155,6 +156,15 @@ class Model:
         for name in wanted:
             if name not in there:
                 raise Violation("O2", f"{name} is needed and gone, at {call.port}.{call.name}")
+
+    def _bases_are_sealed(self, call: Call) -> None:
+        """I3: what is booked as durable was made visible before, with these very snapshots."""
+        sealed = self._world.cloud.sealed
+        for base in self._saved.get("bases", ()):
+            disk, seq, snapshot = base["disk_id"], base["seq"], base["snapshot"]["id"]
+            if sealed.get(seq, {}).get(disk) != snapshot:
+                text = f"{disk}: point {seq} is booked as durable and was never sealed"
+                raise Violation("I3", f"{text}, at {call.port}.{call.name}")
 
     def _commit_is_true(self) -> None:
         """I10: whoever reads "cut over" finds one healthy machine with every write."""

@@ -16,7 +16,7 @@ from sealift.disk import Unwritten
 from sealift.errors import OutOfSpaceError
 from sealift.extents import Kind
 from sealift.lineage import Lineage, Mode, Reason
-from sealift.migration import Migration, Phase, Step, round_aborted, source_resumed
+from sealift.migration import Migration, Phase, Step, round_aborted, round_durable, source_resumed
 from sealift.migrator import Migrator
 from sealift.ports import MigrationPolicy
 from sealift.rounds import Rounds
@@ -56,6 +56,16 @@ def _checkpoint_too_early(patch: Patch) -> None:
     def make_durable(self: Any) -> None:
         self._ports.hypervisor.commit_point(self._ledger.now.round.seq)
         durable(self)
+
+    patch.setattr(Rounds, "make_durable", make_durable)
+
+
+def _booked_before_sealed(patch: Patch) -> None:
+    def make_durable(self: Any) -> None:
+        r = self._ledger.now.round
+        refs = {d.lineage.disk_id: d.snapshot for d in r.disks}
+        self._ledger.record(round_durable)
+        self._ports.target.seal_point(r.seq, r.vm, r.point, refs, r.started)
 
     patch.setattr(Rounds, "make_durable", make_durable)
 
@@ -206,6 +216,10 @@ BUGS = (
     Bug(
         "a checkpoint is dropped before its point is durable",
         *(_checkpoint_too_early, History.FORWARD, KILLS),
+    ),
+    Bug(
+        "a point is booked as durable before it is sealed",
+        *(_booked_before_sealed, History.FORWARD, KILLS),
     ),
     Bug("a zero over a parent is skipped", _zero_skipped, History.FORWARD, KILLS),
     Bug("the fence is taken for granted", _fence_granted, History.FORWARD, (Fault.STARTED,)),

@@ -1,0 +1,1 @@
+"""Cryptography of the repository: docs/repository-format.md has its bytes."""

@@ -1,0 +1,180 @@
+"""Keys of a repository: a random root for each epoch, and what is derived from them.
+
+::
+
+    root 1 ── content id key                    for all epochs: equal chunks stay equal
+    root e ─┬ chunk key, record key, nonce key  of epoch e
+            └ chain key                         seals root e-1, so the newest root opens all
+
+An epoch has a root of its own, not one derived from an older root: whoever keeps an old one
+cannot open what was sealed after it.
+"""
+
+import hmac
+import os
+from collections.abc import Callable, Sequence
+from enum import Enum
+from functools import cache
+
+from blake3 import blake3
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from sealift.errors import IntegrityError
+from sealift.sealing.xaes import KEY_BYTES, NONCE_BYTES, Data, XaesKey
+
+REPOSITORY_ID_BYTES = 16
+CONTENT_ID_BYTES = 32
+MAX_EPOCH = 4096
+"""Opening walks the chain of roots, so its length has a bound; one epoch a day is 11 years."""
+
+Entropy = Callable[[int], bytes]
+
+_RANDOM_BYTES = 32
+
+
+class Purpose(Enum):
+    """What a derived key is for; the value is a part of its derivation."""
+
+    CONTENT_ID = b"content id"
+    CHUNK = b"chunk"
+    RECORD = b"record"
+    NONCE = b"nonce"
+    CHAIN = b"chain"
+    COMMITMENT = b"commitment"
+
+
+class Profile(Enum):
+    """Which algorithms a repository uses; the value is its name in the config object.
+
+    ``FIPS`` takes HMAC-SHA-256 where ``STANDARD`` takes keyed BLAKE3, and PBKDF2 where it
+    takes Argon2id: neither BLAKE3 nor Argon2 is approved.
+    """
+
+    STANDARD = "standard"
+    FIPS = "fips"
+
+
+class RootKey:
+    """The 32 random bytes of an epoch; not shown by ``repr``, not to be pickled."""
+
+    __slots__ = ("_raw",)
+
+    def __init__(self, raw: bytes) -> None:
+        if len(raw) != KEY_BYTES:
+            raise ValueError(f"a root key has {KEY_BYTES} bytes, not {len(raw)}")
+        self._raw = bytes(raw)
+
+    @classmethod
+    def generate(cls, entropy: Entropy = os.urandom) -> "RootKey":
+        """A new one."""
+        return cls(entropy(KEY_BYTES))
+
+    def reveal(self) -> bytes:
+        """The key itself, for a slot to wrap."""
+        return self._raw
+
+    def derive(self, purpose: Purpose, repository_id: bytes, epoch: int) -> bytes:
+        """HKDF-SHA-256 of the root: 32 bytes for one purpose in one epoch of one repository."""
+        info = b"sealift repository v1\0" + epoch.to_bytes(4, "big") + purpose.value
+        return HKDF(hashes.SHA256(), KEY_BYTES, repository_id, info).derive(self._raw)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RootKey) and hmac.compare_digest(self._raw, other._raw)
+
+    def __hash__(self) -> int:
+        raise TypeError("a root key has no hash")
+
+    def __repr__(self) -> str:
+        return "RootKey(...)"
+
+    def __reduce__(self) -> str:
+        raise TypeError("a root key is not to be pickled")
+
+
+class KeyRing:
+    """The keys of an opened repository; immutable, may be used by many threads.
+
+    Args:
+        root: of the current epoch, which seals.
+        repository_id: 16 random bytes.
+        epoch: the current one, from 1.
+        past: the roots of epochs 1, 2 ... ``epoch`` - 1.
+        profile: of the repository.
+        entropy: random bytes by count.
+    """
+
+    def __init__(
+        self,
+        root: RootKey,
+        repository_id: bytes,
+        epoch: int,
+        *,
+        past: Sequence[RootKey] = (),
+        profile: Profile = Profile.STANDARD,
+        entropy: Entropy = os.urandom,
+    ) -> None:
+        if len(repository_id) != REPOSITORY_ID_BYTES:
+            raise ValueError(f"a repository id has {REPOSITORY_ID_BYTES} bytes")
+        if epoch != len(past) + 1 or epoch > MAX_EPOCH:
+            raise ValueError(f"epoch {epoch} does not follow {len(past)} past roots")
+        self.repository_id = bytes(repository_id)
+        self.epoch = epoch
+        self.profile = profile
+        self.entropy = entropy
+        self._roots = (*past, root)
+        self._hash = _HASHES[profile]
+        self._id_key = self._derive(Purpose.CONTENT_ID, 1)
+        self._nonce_key = self._derive(Purpose.NONCE, epoch)
+        self.chunk_key = cache(lambda of: XaesKey(self._derive(Purpose.CHUNK, of)))
+        self.record_key = cache(lambda of: XaesKey(self._derive(Purpose.RECORD, of)))
+
+    def __repr__(self) -> str:
+        return f"KeyRing({self.repository_id.hex()}, epoch {self.epoch})"
+
+    @property
+    def root(self) -> RootKey:
+        """Of the current epoch."""
+        return self._roots[-1]
+
+    @property
+    def past(self) -> Sequence[RootKey]:
+        """Roots of the epochs before the current one, the first one first."""
+        return self._roots[:-1]
+
+    def content_id(self, data: Data) -> bytes:
+        """Keyed hash of a chunk's plaintext: 32 bytes, the same in every epoch."""
+        return self._hash(self._id_key, data)
+
+    def nonce(self, aad: bytes, payload: bytes) -> bytes:
+        """24 bytes that no other message of this epoch has.
+
+        A keyed hash of 32 random bytes *and* of all that is sealed. Where a cloned machine
+        repeats its random bytes, other messages still get other nonces, and equal nonces
+        mean equal messages, of which a store learns no more than that they are equal.
+        """
+        return self._hash(self._nonce_key, self.entropy(_RANDOM_BYTES) + aad + payload)[
+            :NONCE_BYTES
+        ]
+
+    def _derive(self, purpose: Purpose, epoch: int) -> bytes:
+        if not 1 <= epoch <= self.epoch:
+            raise IntegrityError(
+                f"epoch {epoch} is unknown here, the newest known is {self.epoch}",
+                next_step="open the repository anew; if that fails too, run its check",
+            )
+        return self._roots[epoch - 1].derive(purpose, self.repository_id, epoch)
+
+
+def _keyed_blake3(key: bytes, data: Data) -> bytes:
+    return blake3(data, key=key).digest()
+
+
+def _hmac_sha256(key: bytes, data: Data) -> bytes:
+    return hmac.digest(key, data, "sha256")
+
+
+_HASHES: dict[Profile, Callable[[bytes, Data], bytes]] = {
+    Profile.STANDARD: _keyed_blake3,
+    Profile.FIPS: _hmac_sha256,
+}

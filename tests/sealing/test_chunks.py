@@ -1,0 +1,79 @@
+"""What is sealed opens to the same, and nothing else opens."""
+
+import random
+from dataclasses import replace
+
+import pytest
+
+from sealift.errors import IntegrityError
+from sealift.sealing.chunks import MAX_CHUNK_BYTES, ChunkKind, ChunkSealer, SealedChunk
+from sealift.sealing.compression import Codec
+from tests.sealing.conftest import REPOSITORY, ring_of
+
+TEXT = b"an acknowledged write is never lost; " * 2000
+NOISE = random.Random(1).randbytes(65536)
+OTHER_ID = bytes(32)
+
+
+def opened(chunks: ChunkSealer, chunk: SealedChunk, *, check_id: bool = False) -> bytes:
+    return chunks.open(
+        *(chunk.kind, chunk.id, chunk.codec, chunk.plain_length, chunk.epoch, chunk.sealed),
+        check_id=check_id,
+    )
+
+
+def sealed(chunks: ChunkSealer, data: bytes, kind: ChunkKind = ChunkKind.DATA) -> SealedChunk:
+    return chunks.seal(kind, chunks.content_id(data), data)
+
+
+@pytest.mark.parametrize("data", [b"x", TEXT, NOISE, bytes(4096), NOISE * 64])  # up to 4 MiB
+@pytest.mark.parametrize("kind", ChunkKind)
+def test_what_is_sealed_opens_to_the_same(
+    chunks: ChunkSealer, kind: ChunkKind, data: bytes
+) -> None:
+    chunk = sealed(chunks, data, kind)
+    assert opened(chunks, chunk, check_id=True) == data
+    assert len(chunk.sealed) <= len(data) + 40
+    assert chunk.codec == (Codec.NONE if data in (b"x", NOISE) else Codec.ZSTD)
+
+
+def test_a_view_of_a_buffer_is_sealed_as_its_bytes_are(chunks: ChunkSealer) -> None:
+    buffer = memoryview(bytearray(TEXT))
+    chunk = chunks.seal(ChunkKind.DATA, chunks.content_id(buffer), buffer)
+    assert chunk.id == chunks.content_id(TEXT)
+    assert opened(chunks, chunk, check_id=True) == TEXT
+
+
+SWAPS = {
+    "another kind": {"kind": ChunkKind.NODE},
+    "another id": {"id": OTHER_ID},
+    "another epoch": {"epoch": 1},
+    "an epoch to come": {"epoch": 3},
+    "another codec": {"codec": Codec.NONE},
+    "an unknown codec": {"codec": 7},
+    "a byte more": {"plain_length": len(TEXT) + 1},
+    "a byte less": {"plain_length": len(TEXT) - 1},
+    "no bytes": {"plain_length": 0},
+    "too many bytes": {"plain_length": MAX_CHUNK_BYTES + 1},
+}
+
+
+@pytest.mark.fault(45)
+@pytest.mark.parametrize("change", SWAPS.values(), ids=SWAPS)
+def test_every_bound_field_is_needed_to_open(change: dict[str, object]) -> None:
+    chunks = ChunkSealer(ring_of(epoch=2))
+    chunk = sealed(chunks, TEXT)
+    with pytest.raises(IntegrityError, match=r"^chunk [0-9a-f]{64}: "):
+        opened(chunks, replace(chunk, **change))  # type: ignore[arg-type]
+    assert opened(chunks, chunk) == TEXT
+
+
+@pytest.mark.fault(45)
+def test_a_chunk_of_another_repository_does_not_open() -> None:
+    """Even with the same root key."""
+    chunk = sealed(ChunkSealer(ring_of()), TEXT)
+    other = ChunkSealer(ring_of(repository=bytes(16)))
+    with pytest.raises(IntegrityError, match="tag"):
+        opened(other, chunk)
+    assert ring_of().content_id(TEXT) != ring_of(repository=bytes(16)).content_id(TEXT)
+    assert opened(ChunkSealer(ring_of(repository=REPOSITORY)), chunk) == TEXT

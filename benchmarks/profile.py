@@ -101,7 +101,7 @@ def _instrumented(points: list[tuple[str, Any, str]], timers: _Timers) -> Iterat
 
 _ENGINE = [
     ("zero test", engine, "is_zero"),
-    ("hash (SHA-256)", engine, "block_digest"),
+    ("hash (SHA-256)", engine._Sync, "_block_digests"),
     ("journal and block map", SyncJournal, "record"),
     ("progress", DiskMeter, "add"),
 ]

@@ -10,9 +10,8 @@ import random
 from collections import deque
 from collections.abc import Iterator
 
-from sealift.blockmap import BlockMap
-from sealift.digest import block_digest
-from sealift.disk import DiskReader
+from sealift.digest import Digest, block_digest
+from sealift.disk import DiskReader, KnownBlocks
 from sealift.errors import TrackingWrongError
 from sealift.extents import Extent, Kind
 from sealift.units import round_down, round_up
@@ -37,6 +36,7 @@ class AuditingReader:
         blocks: how many to compare; None = every one.
         disk_id: for the error.
         rng: draws the sample; seeded in simulations.
+        digest: what ``base`` was made with.
 
     Attributes:
         compared: how many blocks were read and found equal.
@@ -45,13 +45,15 @@ class AuditingReader:
     def __init__(
         self,
         reader: DiskReader,
-        base: BlockMap,
+        base: KnownBlocks,
         *,
         blocks: int | None,
         disk_id: str,
         rng: random.Random,
+        digest: Digest = block_digest,
     ) -> None:
         self._reader, self._base = reader, base
+        self._digest = digest
         self._disk_id = disk_id
         self.size, self.identity = reader.size, reader.identity
         self.incremental = reader.incremental
@@ -124,7 +126,7 @@ class AuditingReader:
         buffer = bytearray(block)  # beyond the disk's end the target holds zeroes
         with memoryview(buffer) as whole, whole[: min(block, self.size - start)] as part:
             self._reader.read_into(start, part)
-        if block_digest(bytes(buffer)) != known:
+        if self._digest(bytes(buffer)) != known:
             raise TrackingWrongError(
                 f"disk {self._disk_id}: block {index} (at byte {start}) has changed, but the "
                 "hypervisor does not say so",

@@ -1,10 +1,13 @@
 """Digests of blocks and of whole disks."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 
 DIGEST_BYTES = 32
+
+Digest = Callable[[memoryview | bytes], bytes]
+"""Digest of one block: ``DIGEST_BYTES`` bytes, never all zero, equal for equal bytes only."""
 
 
 def block_digest(block: memoryview | bytes) -> bytes:

@@ -5,10 +5,11 @@ implementation, the in-memory ones too, passes them.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
+from sealift.digest import Digest, block_digest
 from sealift.extents import Extent
 
 
@@ -21,6 +22,17 @@ class Unwritten(Enum):
     """Zeroes: a fresh, unencrypted disk."""
     BASE = "base"
     """The bytes of the parent snapshot or previous point."""
+
+
+class KnownBlocks(Protocol):
+    """Digests by block index, for as much of a disk as is known. Safe in any number of threads."""
+
+    @property
+    def block_size(self) -> int:
+        """Bytes of a block."""
+
+    def __getitem__(self, index: int) -> bytes | None:
+        """Digest of the block, short ones padded with zeroes; None when it is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +49,12 @@ class WriterCaps:
         whole_blocks: writes are padded with zeroes to whole blocks, also at the end.
         durable_writes: a write that returned survives a crash of either side; otherwise
             only ``flush`` makes it so.
-        wants_digests: ``write`` receives the SHA-256 of each block.
+        wants_digests: ``write`` receives the digest of each block.
+        digest: what makes that digest. The engine hashes a block once, so a target that
+            names what it stores by its own digest needs no second pass over the bytes.
+        keeps_digests: the next writer on top of this disk knows its digests (``base``), so
+            that the caller need not keep a block map for it.
+        base: what a target that keeps digests knows of the disk that it stands on.
         concurrency: most ``write`` calls at once; the engine makes fewer where more are no
             faster. They must be safe in any number of threads.
     """
@@ -51,6 +68,9 @@ class WriterCaps:
     durable_writes: bool = False
     wants_digests: bool = False
     concurrency: int = 4
+    digest: Digest = field(default=block_digest, compare=False)
+    keeps_digests: bool = False
+    base: KnownBlocks | None = field(default=None, compare=False, repr=False)
 
 
 class DiskReader(Protocol):
@@ -117,7 +137,7 @@ class DiskWriter(Protocol):
             offset: bytes, a multiple of ``caps.block_size``.
             data: a multiple of ``block_size`` long, or shorter only at the end of the
                 disk and without ``whole_blocks``; valid until the call returns.
-            digests: SHA-256 per block when ``wants_digests``, else empty.
+            digests: ``caps.digest`` per block when ``wants_digests``, else empty.
 
         Raises:
             TransientError: unknown whether it took effect; repeat it.
@@ -134,7 +154,7 @@ class DiskWriter(Protocol):
         """Make the disk exist; the last call (I6). Idempotent.
 
         Args:
-            blocks: (block index, SHA-256) of every block written since the identity was
+            blocks: (block index, digest) of every block written since the identity was
                 created, by any process, ascending; empty unless ``wants_digests``.
 
         Raises:

@@ -5,7 +5,7 @@ from functools import partial
 
 from sealift.audit import AuditingReader
 from sealift.blockmap import BlockMap
-from sealift.disk import DiskReader, Unwritten, WriterCaps
+from sealift.disk import DiskReader, KnownBlocks, Unwritten, WriterCaps
 from sealift.endpoints import PointInfo, SnapshotRef, SnapshotState, SourceVm
 from sealift.errors import (
     CredentialsError,
@@ -207,6 +207,7 @@ class Rounds:
             writer = self._retry.call(lambda: ports.target.writer(begun, lineage.parent))
             ends.callback(writer.close)
             base = self._base_map(lineage, writer.caps)
+            known = writer.caps.base if writer.caps.keeps_digests else base
             key = JournalKey(
                 reader.identity, writer.identity, writer.caps.size, writer.caps.block_size
             )
@@ -215,29 +216,38 @@ class Rounds:
             ends.callback(journal.close)
             self._say_resumed(disk_id, journal, writer.caps)
             label = DiskProgress(disk_id, r.seq)
-            audited = self._audited(reader, base, r, disk_id)
+            audited = self._audited(reader, writer.caps, known, r, disk_id)
             try:
                 report = sync(
-                    audited, writer, ports.context, journal=journal, base=base, label=label
+                    audited, writer, ports.context, journal=journal, base=known, label=label
                 )
             except TrackingWrongError:
                 self._ledger.record(lambda m: doubted(m, disk_id, Reason.TRACKING_WRONG))
                 raise
-        self._ledger.save_block_map(disk_id, r.seq, _merged(base, report, lineage, writer.caps))
+        if not writer.caps.keeps_digests:
+            merged = _merged(base, report, lineage, writer.caps)
+            self._ledger.save_block_map(disk_id, r.seq, merged)
         self._ledger.record(lambda m: disk_synced(m, disk_id, _figures(report)))
 
     def _audited(
-        self, reader: DiskReader, base: BlockMap | None, r: Round, disk_id: str
+        self,
+        reader: DiskReader,
+        caps: WriterCaps,
+        base: KnownBlocks | None,
+        r: Round,
+        disk_id: str,
     ) -> DiskReader:
         """The reader; what it calls unchanged is not taken on trust alone."""
         blocks = self._ports.policy.audited(final=r.final)
         if not reader.incremental or base is None or blocks == 0:
             return reader
-        return AuditingReader(reader, base, blocks=blocks, disk_id=disk_id, rng=self._ports.rng)
+        return AuditingReader(
+            reader, base, blocks=blocks, disk_id=disk_id, rng=self._ports.rng, digest=caps.digest
+        )
 
     def _base_map(self, lineage: Lineage, caps: WriterCaps) -> BlockMap | None:
         base = self._ledger.now.base(lineage.disk_id)
-        if lineage.parent is None or base is None:
+        if lineage.parent is None or base is None or caps.keeps_digests:
             return None
         known = self._ledger.block_map(lineage.disk_id, base.seq)
         return known if known is not None and known.block_size == caps.block_size else None

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from sealift.blockmap import BlockMap
 from sealift.cancel import CancelToken
 from sealift.clock import Clock
-from sealift.digest import block_digest, is_zero, zero_digest
-from sealift.disk import DiskReader, DiskWriter, Unwritten
+from sealift.digest import is_zero
+from sealift.disk import DiskReader, DiskWriter, KnownBlocks, Unwritten
 from sealift.journal import SyncJournal
 from sealift.patient import PatientReader
 from sealift.pipeline import BufferPool, Executor, ThreadExecutor
@@ -79,7 +79,7 @@ def sync(
     context: SyncContext,
     *,
     journal: SyncJournal | None = None,
-    base: BlockMap | None = None,
+    base: KnownBlocks | None = None,
     label: DiskProgress | None = None,
 ) -> SyncReport:
     """Make ``writer`` equal to ``reader`` and commit it.
@@ -91,7 +91,8 @@ def sync(
         journal: blocks that an earlier run made durable; they are neither read nor sent
             again. Without one, a failed sync starts over.
         base: digests of what unwritten ranges hold when the writer is on a BASE; blocks
-            that are read and equal to it are left out.
+            that are read and equal to it are left out. What the writer itself knows when not
+            given.
         label: names disk and round in progress events.
 
     Raises:
@@ -109,7 +110,7 @@ class _Sync:
         writer: DiskWriter,
         context: SyncContext,
         journal: SyncJournal | None,
-        base: BlockMap | None,
+        base: KnownBlocks | None,
         label: DiskProgress,
     ) -> None:
         self._retrier = context.retrier()
@@ -117,8 +118,10 @@ class _Sync:
         self._writer, self._context = writer, context
         self._caps = writer.caps
         self._journal = journal
-        self._base = base if self._caps.unwritten is Unwritten.BASE else None
+        known = base if base is not None else self._caps.base
+        self._base = known if self._caps.unwritten is Unwritten.BASE else None
         self._digests = self._caps.wants_digests or journal is not None or base is not None
+        self._zeroes: dict[int, bytes] = {}
         self._pool = BufferPool(self._caps.max_op_bytes)
         self._meter = DiskMeter(label, context.sink, context.clock)
         self._booking = threading.Lock()
@@ -252,8 +255,15 @@ class _Sync:
         block = self._caps.block_size
         parts = [data[at : at + block] for at in range(0, len(data), block)]
         if op.action is Action.ZERO:
-            return [zero_digest(len(part)) for part in parts]
-        return [zero_digest(len(p)) if is_zero(p) else block_digest(p) for p in parts]
+            return [self._zero_digest(len(part)) for part in parts]
+        digest = self._caps.digest
+        return [self._zero_digest(len(p)) if is_zero(p) else digest(p) for p in parts]
+
+    def _zero_digest(self, size: int) -> bytes:
+        found = self._zeroes.get(size)
+        if found is None:
+            found = self._zeroes[size] = self._caps.digest(bytes(size))
+        return found
 
     def _finished(self, offset: int, length: int, digests: list[bytes] | None) -> None:
         """Book a durable range; for writers that need a flush, book it after the next one."""
@@ -267,7 +277,7 @@ class _Sync:
         starts = range(offset, offset + length, block)
         if digests is None:
             end = offset + self._padded(Op(Action.ZERO, offset, length))
-            digests = [zero_digest(min(block, end - at)) for at in starts]
+            digests = [self._zero_digest(min(block, end - at)) for at in starts]
         booked = [(at // block, digest) for at, digest in zip(starts, digests, strict=True)]
         if self._journal is not None and self._caps.durable_writes:
             self._journal.record(booked)

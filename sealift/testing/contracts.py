@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from sealift.digest import block_digest, zero_digest
 from sealift.disk import DiskReader, DiskWriter, Unwritten, WriterCaps
 from sealift.errors import IntegrityError, SealiftError
 from sealift.extents import Extent, Kind, checked_partition
@@ -204,17 +203,21 @@ class Session:
         self.writer.zero(offset, length)
         if self.caps.wants_digests:
             for at in range(offset, offset + length, self.caps.block_size):
-                self.blocks[at // self.caps.block_size] = zero_digest(self.caps.block_size)
+                self.blocks[at // self.caps.block_size] = self.zero_digest()
 
     def commit(self) -> None:
         """Commit what was booked."""
         self.writer.commit(sorted(self.blocks.items()))
 
+    def zero_digest(self) -> bytes:
+        """Digest of a block of zeroes."""
+        return self.caps.digest(bytes(self.caps.block_size))
+
     def _digests(self, offset: int, data: bytes) -> Sequence[bytes]:
         if not self.caps.wants_digests:
             return []
         block = self.caps.block_size
-        digests = [block_digest(data[at : at + block]) for at in range(0, len(data), block)]
+        digests = [self.caps.digest(data[at : at + block]) for at in range(0, len(data), block)]
         self.blocks.update(enumerate(digests, offset // block))
         return digests
 
@@ -384,7 +387,7 @@ class WriterContract:
             pytest.skip("this writer takes no digests")
         block = session.caps.block_size
         with pytest.raises(SealiftError):
-            session.writer.write(0, memoryview(pattern(block)), [zero_digest(block)])
+            session.writer.write(0, memoryview(pattern(block)), [session.zero_digest()])
         session.put(0, pattern(2 * block))
         with pytest.raises(IntegrityError):
             session.writer.commit(sorted(session.blocks.items())[:1])

@@ -15,7 +15,10 @@
     │   └── TrackingWrongError  21   the change list left a changed block out; it is not trusted
     ├── ImageError              22   the image file is refused
     ├── TargetError             30   the target refused for good
-    │   └── TargetDeniedError   30   a permission is missing
+    │   ├── TargetDeniedError   30   a permission is missing
+    │   ├── ObjectExistsError   30   an object has the name or another version already
+    │   └── ObjectMissingError  30   the store has no such object
+    │       └── ObjectArchivedError 30  it has, in a tier that cannot be read at once
     ├── QuotaError              31   a limit of the account; raise it, then run again
     ├── CredentialsError        32   renew credentials, then run again; nothing is lost
     ├── LocalStateError         40   local state cannot be trusted or written
@@ -132,6 +135,18 @@ class TargetError(SealiftError):
 
 class TargetDeniedError(TargetError):
     """A permission is missing; the message names the call."""
+
+
+class ObjectExistsError(TargetError):
+    """A conditional put found another object in its place, and left it alone."""
+
+
+class ObjectMissingError(TargetError):
+    """The store has no object of this name."""
+
+
+class ObjectArchivedError(ObjectMissingError):
+    """The object lies in an archive tier; have the store restore it, then run again."""
 
 
 class QuotaError(TargetError):

@@ -17,7 +17,7 @@ from pathlib import Path
 import sealift
 from converters.child_rules import plain_environment
 from flows.places import runtime_directory, state_directory, state_home
-from sealift.config import MigrationPlan
+from sealift.config_load import AnyPlan
 from sealift.units import GiB, MiB, format_size
 
 OUR_PACKAGES = ("sealift", "connectors", "converters", "flows", "sandbox")
@@ -49,7 +49,7 @@ class Finding:
     fix: str = ""
 
 
-def examine(plan: MigrationPlan | None, environ: Mapping[str, str]) -> list[Finding]:
+def examine(plan: AnyPlan | None, environ: Mapping[str, str]) -> list[Finding]:
     """Every finding, in order; with a plan also what that plan needs on this host."""
     found = [_python(), *_tools(), *_packages(), *_collisions(), _state_home(environ)]
     if plan is not None:
@@ -181,10 +181,12 @@ def _private_folder(what: str, path: Path, room: int, *, private: bool) -> Findi
     return Finding(what, free >= room, f"{path}, {format_size(free)} free", needed, fix)
 
 
-def _for_plan(plan: MigrationPlan, environ: Mapping[str, str]) -> Iterator[Finding]:
+def _for_plan(plan: AnyPlan, environ: Mapping[str, str]) -> Iterator[Finding]:
+    if plan.source is None:
+        return
     state = state_directory(plan, environ)
     yield _private_folder("state of this migration", state, _STATE_BYTES, private=True)
-    qemu = plan.source.qemu
+    qemu = plan.qemu
     yield _qmp(qemu.qmp)
     if qemu.guest_agent is not None:
         fix = "start the machine with this socket for its guest agent"

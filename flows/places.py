@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from sealift.config import MigrationPlan
+from sealift.config_load import AnyPlan
 
 
 def state_home(environ: Mapping[str, str]) -> Path:
@@ -14,19 +14,24 @@ def state_home(environ: Mapping[str, str]) -> Path:
     return root / "sealift"
 
 
-def state_directory(plan: MigrationPlan, environ: Mapping[str, str]) -> Path:
+def state_directory(plan: AnyPlan, environ: Mapping[str, str]) -> Path:
     """Journal, maps, lock and logs of one migration."""
     return plan.state_directory(state_home(environ))
 
 
-def runtime_directory(plan: MigrationPlan, environ: Mapping[str, str]) -> Path:
+def runtime_directory(plan: AnyPlan, environ: Mapping[str, str]) -> Path:
     """Folder for sockets; short, because a socket's whole path has at most 107 characters."""
-    if plan.source.qemu.runtime is not None:
-        return plan.source.qemu.runtime
+    if plan.qemu.runtime is not None:
+        return plan.qemu.runtime
     base = environ.get("XDG_RUNTIME_DIR", "")
     if base.startswith("/") and len(base) <= 60:
         return Path(base) / "sealift"
     return Path(f"/tmp/sealift-{os.getuid()}")  # noqa: S108 - its owner and mode are checked
+
+
+def replications_home(environ: Mapping[str, str]) -> Path:
+    """Folder that holds one folder per replication."""
+    return state_home(environ) / ".replications"
 
 
 def general_logs(environ: Mapping[str, str]) -> Path:

@@ -254,6 +254,16 @@ class MigrationPlan(PlanModel):
         "$XDG_STATE_HOME/sealift/MIGRATION",
     )
 
+    @property
+    def name(self) -> str:
+        """Of the migration."""
+        return self.migration
+
+    @property
+    def qemu(self) -> QemuSource:
+        """The source."""
+        return self.source.qemu
+
     def migration_policy(self) -> MigrationPolicy:
         """The policy as the engine takes it."""
         p = self.policy

@@ -1,9 +1,12 @@
-"""Joins a plan file, environment variables and options into a ``MigrationPlan``.
+"""Joins a plan file, environment variables and options into a plan.
 
 One rule for names: the field's path in upper case, its parts joined by two underscores,
 after ``SEALIFT_``: ``target.aws.region`` is ``SEALIFT_TARGET__AWS__REGION``. Lists are
 written ``a,b``, maps ``name=value,name=value``. An empty variable counts as not set.
 Options win over variables, variables over the file.
+
+There are two kinds of plans. One that names a ``repository`` (or ``replication``, ``retention``)
+and no ``migration`` is a replication's.
 """
 
 import types
@@ -12,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -20,10 +23,14 @@ from pydantic_core import ErrorDetails
 
 from sealift.config import MigrationPlan
 from sealift.config_origin import Origin, Provenance
+from sealift.config_repository import ReplicationPlan
 from sealift.config_yaml import Document, Node, Path_, Problem, dotted, is_text, parse, read_text
 from sealift.errors import ConfigError
 
 PREFIX = "SEALIFT_"
+AnyPlan = MigrationPlan | ReplicationPlan
+P = TypeVar("P", MigrationPlan, ReplicationPlan)
+_OF_REPLICATIONS = frozenset({"replication", "repository", "retention"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +57,10 @@ class FieldSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class LoadedPlan:
+class LoadedPlan(Generic[P]):
     """A valid plan and where each of its values comes from."""
 
-    plan: MigrationPlan
+    plan: P
     file: Path | None
     provenances: Mapping[str, Provenance]
 
@@ -72,14 +79,20 @@ def fields(model: type[BaseModel] = MigrationPlan, at: tuple[str, ...] = ()) -> 
             yield from fields(inner, (*at, name))
 
 
+def every_field() -> list[FieldSpec]:
+    """Every value that a plan of either kind can set; one that both know is there once."""
+    found = {spec.name: spec for kind in (MigrationPlan, ReplicationPlan) for spec in fields(kind)}
+    return list(found.values())
+
+
 def load_plan(
     file: Path | None,
     *,
     environ: Mapping[str, str],
     options: Mapping[str, str] | None = None,
     not_fields: frozenset[str] = frozenset(),
-) -> LoadedPlan:
-    """Read, join and check; all problems at once.
+) -> LoadedPlan[MigrationPlan]:
+    """Read, join and check a migration's plan; all problems at once.
 
     Args:
         file: the plan; None when everything comes from elsewhere.
@@ -91,17 +104,96 @@ def load_plan(
         ConfigError: each problem with file, line, column and field, or with its variable;
             also as the operand ``problems``.
     """
+    return _loaded(file, environ, options or {}, not_fields, MigrationPlan)
+
+
+def load_replication(
+    file: Path | None,
+    *,
+    environ: Mapping[str, str],
+    options: Mapping[str, str] | None = None,
+    not_fields: frozenset[str] = frozenset(),
+) -> LoadedPlan[ReplicationPlan]:
+    """Like ``load_plan``, for the plan of a replication."""
+    return _loaded(file, environ, options or {}, not_fields, ReplicationPlan)
+
+
+def load_any(
+    file: Path | None,
+    *,
+    environ: Mapping[str, str],
+    options: Mapping[str, str] | None = None,
+    not_fields: frozenset[str] = frozenset(),
+) -> LoadedPlan[MigrationPlan] | LoadedPlan[ReplicationPlan]:
+    """Like ``load_plan``, for a plan of either kind."""
+    given = _join(file, environ, options or {}, not_fields)
+    if _kind_of(given.joined.values) is ReplicationPlan:
+        return _checked(given, file, ReplicationPlan)
+    return _checked(given, file, MigrationPlan)
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    joined: "_Joined"
+    problems: list[Problem]
+
+
+def _loaded(
+    file: Path | None,
+    environ: Mapping[str, str],
+    options: Mapping[str, str],
+    not_fields: frozenset[str],
+    wanted: type[P],
+) -> LoadedPlan[P]:
+    given = _join(file, environ, options, not_fields)
+    if file is not None and not given.joined.document.broken:
+        _refuse_other_kind(file, _kind_of(given.joined.values), wanted)
+    return _checked(given, file, wanted)
+
+
+def _refuse_other_kind(file: Path, found: type[AnyPlan], wanted: type[AnyPlan]) -> None:
+    if found is ReplicationPlan and wanted is MigrationPlan:
+        raise ConfigError(
+            f"{file} is the plan of a replication: it keeps points in a repository, and nothing "
+            "in it can be cut over",
+            next_step="name the plan of a migration with --plan FILE",
+        )
+    if found is MigrationPlan and wanted is ReplicationPlan:
+        raise ConfigError(
+            f"{file} names no repository",
+            next_step="name the plan of a replication with --plan FILE; sealift config init "
+            "--kind replication writes one",
+        )
+
+
+def _kind_of(values: Node) -> type[AnyPlan]:
+    named = set(values) if isinstance(values, dict) else set()
+    replicates = bool(named & _OF_REPLICATIONS) and "migration" not in named
+    return ReplicationPlan if replicates else MigrationPlan
+
+
+def _join(
+    file: Path | None,
+    environ: Mapping[str, str],
+    options: Mapping[str, str],
+    not_fields: frozenset[str],
+) -> _Given:
     origin = str(file) if file else ""
     document = parse(read_text(file), origin) if file else Document()
     problems = list(document.problems)
     joined = _Joined(document, origin)
     problems += joined.add_environment(environ, not_fields)
-    problems += joined.add_options(options or {})
-    plan, more = (None, []) if document.broken else _validated(joined)
-    problems += more
+    problems += joined.add_options(options)
+    return _Given(joined, problems)
+
+
+def _checked(given: _Given, file: Path | None, model: type[P]) -> LoadedPlan[P]:
+    broken = given.joined.document.broken
+    plan, more = (None, []) if broken else _validated(given.joined, model)
+    problems = given.problems + more
     if problems or plan is None:
         raise _config_error(problems, file)
-    return LoadedPlan(plan, file, joined.provenances())
+    return LoadedPlan(plan, file, given.joined.provenances())
 
 
 class _Joined:
@@ -116,7 +208,7 @@ class _Joined:
     def add_environment(
         self, environ: Mapping[str, str], not_fields: frozenset[str]
     ) -> list[Problem]:
-        known = {spec.variable: spec for spec in fields()}
+        known = {spec.variable: spec for spec in every_field()}
         problems = []
         for name in sorted(n for n in environ if n.startswith(PREFIX) and n not in not_fields):
             if name not in known:
@@ -129,7 +221,7 @@ class _Joined:
         return problems
 
     def add_options(self, options: Mapping[str, str]) -> list[Problem]:
-        known = {spec.name: spec for spec in fields()}
+        known = {spec.name: spec for spec in every_field()}
         problems = []
         for name, value in options.items():
             if name not in known:
@@ -179,27 +271,39 @@ def _with_empty_sections(model: type[BaseModel], values: Node) -> Node:
         return {} if values is None else values
     inner = {name: _model_of(info.annotation) for name, info in model.model_fields.items()}
     return {
-        name: _with_empty_sections(section, value) if (section := inner.get(name)) else value
+        name: _with_empty_sections(section, value)
+        if (section := inner.get(name)) and not (value is None and optional(model, name))
+        else value
         for name, value in values.items()
     }
 
 
-def _validated(joined: _Joined) -> tuple[MigrationPlan | None, list[Problem]]:
+def section_model(model: type[BaseModel], name: str) -> type[BaseModel] | None:
+    """The model of a section; None for a value."""
+    return _model_of(model.model_fields[name].annotation)
+
+
+def optional(model: type[BaseModel], name: str) -> bool:
+    """Whether a section may be left out and then means that there is none."""
+    return model.model_fields[name].default is None
+
+
+def _validated(joined: _Joined, model: type[P]) -> tuple[P | None, list[Problem]]:
     try:
-        values = _with_empty_sections(MigrationPlan, joined.values)
-        return MigrationPlan.model_validate(values), []
+        values = _with_empty_sections(model, joined.values)
+        return model.model_validate(values), []
     except ValidationError as error:
         found: dict[Path_, Problem] = {}
         for detail in error.errors(include_url=False, include_context=False):
-            path = _field_path(detail["loc"], joined.values)
+            path = _field_path(model, detail["loc"], joined.values)
             if path not in found:
-                found[path] = joined.problem(path, _message(detail, path))
+                found[path] = joined.problem(path, _message(model, detail, path))
         return None, list(found.values())
 
 
-def _field_path(loc: tuple[int | str, ...], values: Node) -> Path_:
+def _field_path(plan: type[BaseModel], loc: tuple[int | str, ...], values: Node) -> Path_:
     """Without the names of union members that pydantic puts in: only parts of the tree."""
-    model: type[BaseModel] | None = MigrationPlan
+    model: type[BaseModel] | None = plan
     for at, part in enumerate(loc):
         if model is None:
             return (
@@ -219,9 +323,9 @@ def _has(values: Node, path: Path_) -> bool:
     return True
 
 
-def _message(detail: ErrorDetails, path: Path_) -> str:
+def _message(plan: type[BaseModel], detail: ErrorDetails, path: Path_) -> str:
     if detail["type"] == "extra_forbidden":
-        model = _model_at(path[:-1])
+        model = _model_at(plan, path[:-1])
         names = list(model.model_fields) if model else []
         return f"unknown key{_near(str(path[-1]), names)}"
     if detail["type"] in ("model_type", "dict_type"):
@@ -229,24 +333,24 @@ def _message(detail: ErrorDetails, path: Path_) -> str:
     if detail["type"] == "too_short":
         return "at least one is needed"
     if detail["type"] == "missing":
-        return f"is missing: {_described(path)}"
+        return f"is missing: {_described(plan, path)}"
     given = detail["input"]
     if detail["type"] == "string_pattern_mismatch":
         pattern = detail["msg"].partition("'")[2].rstrip("'")
-        return f"{given!r:.80} does not fit {pattern}: {_described(path)}"
+        return f"{given!r:.80} does not fit {pattern}: {_described(plan, path)}"
     text = detail["msg"].removeprefix("Value error, ")
     text = text[:1].lower() + text[1:]
     return f"{text} (found {given!r:.80})" if isinstance(given, str) and given not in text else text
 
 
-def _described(path: Path_) -> str:
-    model = _model_at(path[:-1])
+def _described(plan: type[BaseModel], path: Path_) -> str:
+    model = _model_at(plan, path[:-1])
     info = model.model_fields.get(str(path[-1])) if model else None
     return (info.description if info else None) or "required"
 
 
-def _model_at(path: Path_) -> type[BaseModel] | None:
-    model: type[BaseModel] | None = MigrationPlan
+def _model_at(plan: type[BaseModel], path: Path_) -> type[BaseModel] | None:
+    model: type[BaseModel] | None = plan
     for part in path:
         info = model.model_fields.get(str(part)) if model else None
         model = _model_of(info.annotation) if info else None

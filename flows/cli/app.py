@@ -14,6 +14,7 @@ from flows.cli.options import (
     DemoPrefectOption,
     DirectoryOption,
     JsonOption,
+    KindOption,
     LossOption,
     MigrationOption,
     OutputOption,
@@ -300,14 +301,20 @@ def config_show(plan: PlanOption = None, sets: SetOption = None, json: JsonOptio
     with invocation("config show", machine=json) as output:
         from flows.cli import config_commands, plans
 
-        config_commands.show(output, plans.loaded(plan, sets))
+        config_commands.show(output, plans.either(plan, sets))
 
 
 @config.command(
-    "init", epilog=examples("sealift config init", "sealift config init web.yaml --overwrite")
+    "init",
+    epilog=examples(
+        "sealift config init",
+        "sealift config init web.yaml --overwrite",
+        "sealift config init dr.yaml --kind replication",
+    ),
 )
 def config_init(
     path: Annotated[Path, typer.Argument(help="The file to write.")] = Path("plan.yaml"),
+    kind: KindOption = "migration",
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -315,7 +322,7 @@ def config_init(
     with invocation("config init", machine=json) as output:
         from flows.cli import config_commands
 
-        config_commands.init(output, path, overwrite=overwrite)
+        config_commands.init(output, path, kind, overwrite=overwrite)
 
 
 app.add_typer(config, name="config")

@@ -11,7 +11,7 @@ from typing import Any
 
 from flows.cli.command_tree import Command, Option, commands
 from flows.cli.completing import WORDS_FILE, Kind
-from sealift.config_load import FieldSpec, fields
+from sealift.config_load import FieldSpec, every_field
 
 Words = dict[str, Any]
 
@@ -27,6 +27,7 @@ _OPTION_VALUES: dict[str, Kind | list[str]] = {
     "--directory": Kind.FOLDERS,
     "--format": _FORMATS,
     "--id": Kind.MIGRATIONS,
+    "--kind": ["migration", "replication"],
     "--on-tracking-loss": _LOSS,
     "--output": Kind.FOLDERS,
     "--plan": Kind.PLANS,
@@ -48,7 +49,7 @@ def words() -> Words:
     """Everything that is known without looking at files."""
     return {
         "commands": {" ".join(c.words): _command(c) for c in commands(groups=True)},
-        "fields": {spec.name: _choices(spec) for spec in fields()},
+        "fields": {spec.name: _choices(spec) for spec in every_field()},
     }
 
 

@@ -7,11 +7,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from pydantic import BaseModel
+
 from flows.cli.lines import PlainValue, Value
 from flows.cli.output import Output
 from flows.cli.summaries import PlanShown, PlanWritten
 from flows.run_log import HIDDEN, Redactor, names_a_secret
-from sealift.config_load import FieldSpec, LoadedPlan, fields, load_plan
+from sealift.config import MigrationPlan
+from sealift.config_load import (
+    AnyPlan,
+    FieldSpec,
+    LoadedPlan,
+    fields,
+    load_any,
+    optional,
+    section_model,
+)
+from sealift.config_repository import ReplicationPlan
 from sealift.errors import UsageError
 
 _EXAMPLES = {
@@ -20,16 +32,22 @@ _EXAMPLES = {
     "target.aws.subnet": "subnet-0123456789abcdef0",
     "target.aws.security_groups": "sg-0123456789abcdef0",
 }
+_REPLICATION_EXAMPLES = {
+    "replication": "web-01",
+    "source.qemu.qmp": "/run/qemu/web-01.qmp",
+    "repository.folder": "/srv/backup/points",
+    "repository.key.passphrase_file": "/etc/sealift/passphrase",
+}
 _HINTS = {"target.aws.tags": "{team: storage}"}
 _WIDTH = 88
 
 
-def show(output: Output, loaded: LoadedPlan) -> None:
+def show(output: Output, loaded: LoadedPlan[MigrationPlan] | LoadedPlan[ReplicationPlan]) -> None:
     """Every field in effect, with where its value comes from and which variable sets it."""
     values = loaded.plan.model_dump(mode="json")
     redactor = Redactor(os.environ)
     rows = []
-    for spec in fields():
+    for spec in fields(type(loaded.plan)):
         value = _without_secrets(_at(values, spec.path), redactor)
         source = loaded.provenance(spec.name)
         output.emit(
@@ -45,10 +63,15 @@ def show(output: Output, loaded: LoadedPlan) -> None:
         rows.append((spec.name, _written(spec.path[-1], value), str(source), spec.variable))
     output.table("configuration", ("field", "value", "from", "variable"), rows)
     name = str(loaded.file) if loaded.file else "the environment"
-    migration = loaded.plan.migration
-    output.summary(
-        PlanShown(text=f"{name} is a valid plan for migration {migration}", migration=migration)
-    )
+    output.summary(_shown(name, loaded.plan))
+
+
+def _shown(name: str, plan: AnyPlan) -> PlanShown:
+    if isinstance(plan, MigrationPlan):
+        what = f"migration {plan.migration}"
+        return PlanShown(text=f"{name} is a valid plan for {what}", migration=plan.migration)
+    what = f"replication {plan.replication}" if plan.replication else "a repository"
+    return PlanShown(text=f"{name} is a valid plan for {what}", migration=plan.replication or "")
 
 
 def _at(values: Any, path: tuple[str, ...]) -> PlainValue:
@@ -82,13 +105,18 @@ def _written(name: str, value: PlainValue) -> str:
     return str(value) if isinstance(value, int | float) else ", ".join(value) or "-"
 
 
-def init(output: Output, path: Path, *, overwrite: bool) -> None:
+KINDS: Mapping[str, type[AnyPlan]] = {"migration": MigrationPlan, "replication": ReplicationPlan}
+
+
+def init(output: Output, path: Path, kind: str, *, overwrite: bool) -> None:
     """Write a plan with every field in it, explained.
 
     Raises:
         UsageError: the file is there already, or cannot be written.
     """
-    text = template()
+    if kind not in KINDS:
+        raise UsageError(f"--kind {kind}: there are {', '.join(KINDS)}", next_step="choose one")
+    text = template(KINDS[kind])
     flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     flags |= os.O_TRUNC if overwrite else os.O_EXCL
     try:
@@ -105,27 +133,44 @@ def init(output: Output, path: Path, *, overwrite: bool) -> None:
     output.summary(PlanWritten(text=f"wrote {path}", next=step, path=str(path)))
 
 
-def template() -> str:
+def template(kind: type[AnyPlan] = MigrationPlan) -> str:
     """A commented plan: required fields with examples, the others at their defaults."""
-    defaults = load_plan(None, environ={}, options=_EXAMPLES).plan.model_dump(mode="json")
+    examples = _EXAMPLES if kind is MigrationPlan else _REPLICATION_EXAMPLES
+    defaults = load_any(None, environ={}, options=examples).plan.model_dump(mode="json")
     lines = ["# A plan for sealift. A line that is commented out shows the default."]
     opened: tuple[str, ...] = ()
-    for spec in fields():
+    for spec in fields(kind):
         parents = spec.path[:-1]
         for depth in range(len(parents)):
             if opened[: depth + 1] != parents[: depth + 1]:
-                lines += [""] * (depth == 0) + [f"{'  ' * depth}{parents[depth]}:"]
+                mark = _mark(kind, parents[: depth + 1], examples)
+                lines += [""] * (depth == 0) + [f"{'  ' * depth}{mark}{parents[depth]}:"]
         if opened and not parents:
             lines.append("")
         opened = parents
-        lines += _field_lines(spec, _at(defaults, spec.path), "  " * len(parents))
+        lines += _field_lines(spec, _at(defaults, spec.path), "  " * len(parents), examples)
     return "\n".join(lines) + "\n"
 
 
-def _field_lines(spec: FieldSpec, default: PlainValue, indent: str) -> list[str]:
+def _mark(kind: type[BaseModel], section: tuple[str, ...], examples: Mapping[str, str]) -> str:
+    """``"# "`` for what is in a section that need not be there and has no example."""
+    model: type[BaseModel] | None = kind
+    for depth, part in enumerate(section):
+        if model is None:
+            break
+        start = ".".join(section[: depth + 1]) + "."
+        if optional(model, part) and not any(name.startswith(start) for name in examples):
+            return "# "
+        model = section_model(model, part)
+    return ""
+
+
+def _field_lines(
+    spec: FieldSpec, default: PlainValue, indent: str, examples: Mapping[str, str]
+) -> list[str]:
     text = textwrap.wrap(spec.info.description or "", _WIDTH - len(indent), break_on_hyphens=False)
     lines = [f"{indent}# {line}" for line in text]
-    example = _EXAMPLES.get(spec.name)
+    example = examples.get(spec.name)
     if example is not None:
         many = isinstance(default, list)
         return [*lines, f"{indent}{spec.path[-1]}: {f'[{example}]' if many else example}"]

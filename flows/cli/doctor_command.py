@@ -7,11 +7,11 @@ from flows.cli.lines import FORMAT, Checked
 from flows.cli.output import Output
 from flows.cli.summaries import ChecksPassed, Versions
 from flows.doctor import examine
-from sealift.config import MigrationPlan
+from sealift.config_load import AnyPlan
 from sealift.errors import ToolError
 
 
-def doctor(output: Output, plan: MigrationPlan | None) -> None:
+def doctor(output: Output, plan: AnyPlan | None) -> None:
     """Look at everything, then say whether it is enough.
 
     Raises:

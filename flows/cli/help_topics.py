@@ -13,7 +13,7 @@ from flows.cli.output import Output
 from flows.cli.summaries import Topic
 from flows.liveness import Liveness
 from flows.next_steps import after_error, after_phase, after_stop, beside_run
-from sealift.config_load import fields
+from sealift.config_load import every_field
 from sealift.errors import SealiftError, UsageError, every_error
 from sealift.migration import Phase
 
@@ -83,7 +83,7 @@ def _environment() -> str:
             "",
             "Fields of a plan",
             "",
-            *(_entry(f.variable, f.info.description or "") for f in fields()),
+            *(_entry(f.variable, f.info.description or "") for f in every_field()),
             "",
             "Others",
             "",

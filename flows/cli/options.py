@@ -64,6 +64,15 @@ MigrationOption = Annotated[
     ),
 ]
 
+KindOption = Annotated[
+    str,
+    typer.Option(
+        "--kind",
+        envvar="SEALIFT_KIND",
+        metavar="migration|replication",
+        help="What the plan is for: to move a machine, or to keep points of it in a repository.",
+    ),
+]
 CronOption = Annotated[
     str,
     typer.Option("--cron", envvar="SEALIFT_CRON", help="When replicate runs; never for not."),
@@ -136,6 +145,7 @@ OTHER_VARIABLES: Mapping[str, str] = {
     "you set another value.",
     "SEALIFT_CACHE": "Folder for the built guest of the demonstration. Default: ~/.cache/sealift.",
     "TMPDIR": "Where tools put what they need for a moment.",
+    "XDG_CACHE_HOME": "Indexes of repositories go to sealift below it. Default: ~/.cache.",
     "XDG_RUNTIME_DIR": "Sockets go to sealift below it. Default: /tmp/sealift-UID.",
     "XDG_STATE_HOME": "State and logs go to sealift below it. Default: ~/.local/state.",
 }
@@ -153,6 +163,7 @@ NOT_FIELDS = frozenset(
         "FORMAT",
         "ID",
         "JSON",
+        "KIND",
         "NO_ROUNDS",
         "ON_TRACKING_LOSS",
         "OUTPUT",

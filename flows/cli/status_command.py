@@ -13,7 +13,7 @@ from flows.places import state_directory, state_home
 from flows.status import Status, migrations_in, read_status
 from flows.wording import durable_bytes
 from sealift.clock import SystemClock
-from sealift.config import MigrationPlan
+from sealift.config_load import AnyPlan
 from sealift.convergence import ConvergencePolicy
 from sealift.errors import LocalStateError, UsageError
 from sealift.ledger import load_migration
@@ -22,7 +22,7 @@ from sealift.store import FileStateStore
 from sealift.units import format_duration, format_size
 
 
-def directories(plan: MigrationPlan | None, name: str | None) -> list[Path]:
+def directories(plan: AnyPlan | None, name: str | None) -> list[Path]:
     """The folders to show: the plan's, the named one, or all.
 
     Raises:
@@ -70,7 +70,7 @@ def _machine_of(directory: Path) -> str | None:
     return record.vm_name if record else None
 
 
-def status(output: Output, plan: MigrationPlan | None, name: str | None) -> None:
+def status(output: Output, plan: AnyPlan | None, name: str | None) -> None:
     """Phase, rounds, lag, forecast, and what to run next."""
     now = SystemClock().now().timestamp()
     policy = plan.migration_policy().convergence if plan else ConvergencePolicy()

@@ -145,6 +145,7 @@ class PlanShown(Summary):
 
     command: Literal["config show"] = field(default="config show", init=False)
     migration: str
+    """Name of the migration or replication; empty when the plan names a repository only."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from flows.cli.command_tree import commands
 from flows.cli.completing import WORDS_FILE, Kind
 from flows.cli.completion_command import SCRIPTS
 from flows.cli.help_topics import topics
-from sealift.config_load import fields
+from sealift.config_load import every_field
 
 SCRIPT = Path(completion_words.__file__).with_name(WORDS_FILE)
 
@@ -80,7 +80,7 @@ def test_words_that_are_looked_up(known: Any) -> None:
 
 def test_fields_and_their_values(known: Any) -> None:
     _, found = asked(known, "plan", "--set", "")
-    assert found == [f"{spec.name}=" for spec in fields()]
+    assert found == [f"{spec.name}=" for spec in every_field()]
     for words in (["--set", "policy.on_divergence=t"], ["--set", "policy.on_divergence", "=", "t"]):
         assert asked(known, "plan", *words) == ("words", ["throttle"])
     for of in ("zsh", "fish"):

@@ -18,7 +18,7 @@ from flows.cli.options import OTHER_VARIABLES
 from flows.liveness import Liveness
 from flows.next_steps import after_error, after_phase, after_stop, beside_run
 from sealift import errors
-from sealift.config_load import fields
+from sealift.config_load import every_field
 from sealift.migration import Phase
 from sealift.progress import Note
 
@@ -62,7 +62,7 @@ def test_exit_codes_has_every_error_once(world: Any) -> None:
 
 def test_environment_has_every_option_every_field_and_every_other_variable(world: Any) -> None:
     lines = page(world, "environment").splitlines()
-    for spec in fields():
+    for spec in every_field():
         assert spec.variable in lines
     for command in commands():
         for option in command.options:

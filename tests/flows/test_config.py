@@ -38,7 +38,7 @@ target:
 """
 
 
-def load(tmp_path: Path, text: str, **environ: str) -> LoadedPlan:
+def load(tmp_path: Path, text: str, **environ: str) -> LoadedPlan[MigrationPlan]:
     file = tmp_path / "plan.yaml"
     file.write_text(text)
     return load_plan(file, environ=environ)

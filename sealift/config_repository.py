@@ -1,0 +1,255 @@
+"""The plan of a replication: a machine, the sealed repository that keeps it, and for how long.
+
+The same rules as for a migration's plan (``sealift.config``): one model for the file, the
+command line and Prefect, unknown keys refused. No field holds a secret; fields say where one is.
+"""
+
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
+
+from sealift.config import MigrationId, PlanModel, QemuSource, Source, Target, Text
+from sealift.config_types import AbsolutePath, BlockCount, CommaList, Duration, Rate
+from sealift.errors import UsageError
+from sealift.lineage import LossPolicy
+from sealift.ports import MigrationPolicy
+
+
+def _not_ours(name: str) -> str:
+    if name.startswith("SEALIFT_"):
+        raise ValueError("names that begin with SEALIFT_ are fields of the plan; choose another")
+    return name
+
+
+VariableName = Annotated[
+    str,
+    StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=128),
+    AfterValidator(_not_ours),
+]
+_SOURCES = ("passphrase_file", "passphrase_variable", "passphrase_command", "key_file", "kms")
+
+
+class S3Plan(PlanModel):
+    """A bucket; credentials come from the standard AWS configuration, never from here."""
+
+    bucket: Text = Field(
+        pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", description="Name of the bucket"
+    )
+    prefix: str = Field(
+        default="",
+        pattern=r"^([a-z0-9._-]+(/[a-z0-9._-]+)*)?$",
+        max_length=512,
+        description="Folder in the bucket, as backup/web; the repository has it for itself",
+    )
+    region: Text | None = Field(
+        default=None, description="Region name; default: that of the profile or of AWS_REGION"
+    )
+    profile: Text | None = Field(
+        default=None, description="Profile of the shared AWS configuration"
+    )
+    endpoint: Text | None = Field(
+        default=None,
+        pattern=r"^https?://[^/\s@]+/?$",
+        description="URL of an S3 service that is not AWS; default: AWS_ENDPOINT_URL",
+    )
+
+
+class KmsPlan(PlanModel):
+    """A key of AWS KMS that wraps the repository's key."""
+
+    key: Text = Field(description="KMS key id, alias or ARN")
+    region: Text | None = Field(
+        default=None, description="Region name; default: that of the profile or of AWS_REGION"
+    )
+    profile: Text | None = Field(
+        default=None, description="Profile of the shared AWS configuration"
+    )
+    endpoint: Text | None = Field(
+        default=None,
+        pattern=r"^https?://[^/\s@]+/?$",
+        description="URL of the KMS service; default: AWS_ENDPOINT_URL",
+    )
+
+
+class KeyPlan(PlanModel):
+    """What opens the repository: exactly one of these."""
+
+    passphrase_file: AbsolutePath | None = Field(
+        default=None, description="File whose first line is the passphrase"
+    )
+    passphrase_variable: VariableName | None = Field(
+        default=None,
+        description="Name of the environment variable that holds the passphrase; no name that "
+        "begins with SEALIFT_, those are fields of the plan",
+    )
+    passphrase_command: Annotated[tuple[Text, ...], CommaList] = Field(
+        default=(),
+        max_length=64,
+        description="Program with its arguments that prints the passphrase, run without a shell",
+    )
+    key_file: AbsolutePath | None = Field(
+        default=None, description="Key file, as sealift repository keys add makes one"
+    )
+    kms: KmsPlan | None = Field(
+        default=None, description="A key of AWS KMS that wraps the repository's key"
+    )
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        given = [name for name in _SOURCES if getattr(self, name)]
+        if len(given) != 1:
+            named = f"; there are {', '.join(given)}" if given else ""
+            raise ValueError(f"set exactly one of {', '.join(_SOURCES)}{named}")
+        return self
+
+
+class RepositoryPlan(PlanModel):
+    """Where sealed points are kept, and what opens them."""
+
+    folder: AbsolutePath | None = Field(
+        default=None, description="Folder of the repository; either this or s3"
+    )
+    s3: S3Plan | None = Field(default=None, description="Bucket of the repository")
+    key: KeyPlan = Field(description="What opens the repository: exactly one of these")
+    cache: AbsolutePath | None = Field(
+        default=None,
+        description="Folder for the index of what is stored; made anew when it is gone. Default: "
+        "$XDG_CACHE_HOME/sealift",
+    )
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if (self.folder is None) == (self.s3 is None):
+            raise ValueError("set exactly one of folder, s3")
+        return self
+
+
+class RetentionPlan(PlanModel):
+    """Which points stay, of each machine."""
+
+    last: int = Field(default=3, ge=1, le=10_000, description="The newest points, however old")
+    hourly: int = Field(
+        default=24, ge=0, le=10_000, description="The newest point of each of so many hours"
+    )
+    daily: int = Field(default=7, ge=0, le=10_000, description="The same for days")
+    weekly: int = Field(default=5, ge=0, le=10_000, description="The same for weeks")
+    monthly: int = Field(default=12, ge=0, le=10_000, description="The same for months")
+    yearly: int = Field(default=0, ge=0, le=10_000, description="The same for years")
+    quarantine: Duration = Field(
+        default=7 * 86_400.0,
+        description="How long data that no point needs any more is kept before it is deleted; "
+        "time to notice a mistake or an intruder",
+    )
+
+
+class ReplicaPolicy(PlanModel):
+    """What you accept."""
+
+    on_tracking_loss: LossPolicy = Field(
+        default=LossPolicy.COMPARE,
+        description="When QEMU no longer knows what changed: compare reads everything and sends "
+        "differences, full sends everything, stop fails",
+    )
+    audit: BlockCount = Field(
+        default=16,
+        description="Blocks per disk and round that are read and compared although the "
+        "hypervisor calls them unchanged, or all",
+    )
+
+
+class ReplicaLimits(PlanModel):
+    """What a replication may use."""
+
+    bandwidth: Rate | None = Field(
+        default=None,
+        description="Bytes per second of the disk that are sealed, all disks together; no default",
+    )
+    connections: int = Field(
+        default=4, ge=1, le=256, description="Objects in flight to the repository"
+    )
+    read_connections: int = Field(
+        default=4, ge=1, le=64, description="Connections for reading the source, per disk"
+    )
+    patience: Duration = Field(
+        default=180.0,
+        gt=0.0,
+        description="How long a call that fails for a passing reason is repeated",
+    )
+
+
+class ReplicationPlan(PlanModel):
+    """One machine, the repository that keeps its points, and on which terms."""
+
+    replication: MigrationId | None = Field(
+        default=None,
+        description="Name of this replication, unique on this host and in the repository: 1 to 32 "
+        "lower-case letters, digits and inner dashes; needed with a source",
+    )
+    source: Source | None = Field(
+        default=None, description="The machine whose points are kept; not needed to restore"
+    )
+    repository: RepositoryPlan = Field(
+        description="Where sealed points are kept, and what opens them"
+    )
+    retention: RetentionPlan = Field(
+        default_factory=RetentionPlan, description="Which points stay, of each machine"
+    )
+    rpo: Duration | None = Field(
+        default=None,
+        gt=0.0,
+        description="Most acceptable age of the newest point: what may be lost; no default",
+    )
+    target: Target | None = Field(
+        default=None, description="Where a point becomes a machine or a volume again"
+    )
+    policy: ReplicaPolicy = Field(default_factory=ReplicaPolicy, description="What you accept")
+    limits: ReplicaLimits = Field(default_factory=ReplicaLimits, description="What it may use")
+    state_dir: AbsolutePath | None = Field(
+        default=None,
+        description="Folder of this replication's journal and logs, belonging to it alone. "
+        "Default: $XDG_STATE_HOME/sealift/.replications/REPLICATION",
+    )
+
+    @model_validator(mode="after")
+    def _named(self) -> Self:
+        if self.source is not None and self.replication is None:
+            raise ValueError("replication is missing: name it, for there is a source")
+        return self
+
+    @property
+    def name(self) -> str:
+        """Of the replication.
+
+        Raises:
+            UsageError: the plan names a repository only.
+        """
+        if self.replication is None:
+            raise UsageError(
+                "this plan names a repository but no machine",
+                next_step="add replication: NAME and source: to it",
+            )
+        return self.replication
+
+    @property
+    def qemu(self) -> QemuSource:
+        """The source.
+
+        Raises:
+            UsageError: the plan names a repository only.
+        """
+        if self.source is None:
+            raise UsageError(
+                "this plan has no source", next_step="add replication: NAME and source: to it"
+            )
+        return self.source.qemu
+
+    def migration_policy(self) -> MigrationPolicy:
+        """The policy as the engine takes it; what only a cutover asks for is at its default."""
+        return MigrationPolicy(
+            on_tracking_loss=self.policy.on_tracking_loss, audit_blocks=self.policy.audit
+        )
+
+    def state_directory(self, state_home: Path) -> Path:
+        """Where this replication keeps its state; ``state_home`` is where all of them live."""
+        return self.state_dir or state_home / ".replications" / self.name

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from typing import Any, Protocol, TypeVar, cast
 
 from sealift.cancel import CancelToken
@@ -98,12 +99,24 @@ DATA = frozenset({Fault.FLIP, Fault.SHORT, Fault.LIE})
 """Faults after which bytes are not what somebody says; only these excuse an ``IntegrityError``."""
 
 _LOCAL = frozenset({"state", "journal"})
-_REMOTE = frozenset({"cloud", "disk-writer", "target-reader"})
-_MAKES = frozenset({"begin_snapshot", "publish", "launch", "write", "commit"})
+_REMOTE = frozenset({"cloud", "disk-writer", "target-reader", "objects"})
+_MAKES = frozenset({"begin_snapshot", "publish", "launch", "write", "commit", "put"})
+_DATA_CALLS: dict[Fault, frozenset[tuple[str, str]]] = {
+    Fault.FLIP: frozenset(
+        {
+            ("target-reader", "read_into"),
+            ("disk-writer", "write"),
+            ("objects", "get"),
+            ("objects", "put"),
+        }
+    ),
+    Fault.SHORT: frozenset({("target-reader", "read_into"), ("objects", "get")}),
+}
 _QUERIES = frozenset(
     {
         *(("hypervisor", name) for name in ("describe", "tracking", "find_point", "fence")),
         *(("cloud", name) for name in ("snapshot_state", "health", "owned", "find_launched")),
+        ("objects", "list"),
     }
 )
 _ANSWERS: dict[Fault, tuple[str, str]] = {
@@ -133,11 +146,9 @@ def applicable(call: Call) -> frozenset[Fault]:
     if call.port in _REMOTE:
         found |= {Fault.THROTTLE, Fault.THROTTLE_NAMED, Fault.CREDENTIALS, Fault.DENIED}
         found |= {Fault.QUOTA} if call.name in _MAKES else set()
-    if (call.port, call.name) in (("target-reader", "read_into"), ("disk-writer", "write")):
-        found.add(Fault.FLIP)
-    if (call.port, call.name) == ("target-reader", "read_into"):
-        found.add(Fault.SHORT)
-    return frozenset(found | {f for f, at in _ANSWERS.items() if at == (call.port, call.name)})
+    here = (call.port, call.name)
+    found |= {f for f, places in _DATA_CALLS.items() if here in places}
+    return frozenset(found | {f for f, at in _ANSWERS.items() if at == here})
 
 
 Question = tuple[str, str, str]
@@ -266,11 +277,11 @@ class Script:
             return cast(T, self._stale_answer(call, args, effect))
         self._fire(call, fault)
         self._fail_before(call, fault)
-        if fault is Fault.FLIP and call.port == "disk-writer":
+        if fault is Fault.FLIP and call.name in ("write", "put"):
             _flip(args[1], self._rng())
         result = self._answered(call, effect, args)
         self._fail_after(call, fault)
-        return cast(T, self._wrong_answer(fault, result, args))
+        return cast(T, self._wrong_answer(call, fault, result, args))
 
     def _fire(self, call: Call, fault: Fault) -> None:
         self._faults.pop(call.number)
@@ -338,23 +349,33 @@ class Script:
         self._fire(call, Fault.STALE)
         return self.answers[key]
 
-    def _wrong_answer(self, fault: Fault, result: Any, args: tuple[Any, ...]) -> Any:
+    def _wrong_answer(self, call: Call, fault: Fault, result: Any, args: tuple[Any, ...]) -> Any:
         if fault is Fault.UNKNOWN:
             return Fenced.UNKNOWN
         if fault is Fault.SICK:
             return Health("failed", "injected: impaired")
         if fault is Fault.LATE:
             return False
-        if fault is Fault.FLIP and len(args) == 2:
+        if call.name == "get":
+            return self._wrong_bytes(fault, result)
+        if fault is Fault.FLIP and call.name == "read_into":
             _flip(args[1], self._rng())
         if fault is Fault.SHORT:
             half = len(args[1]) // 2
             args[1][half:] = bytes(byte ^ 0xFF for byte in args[1][half:])
         return result
 
+    def _wrong_bytes(self, fault: Fault, data: bytes) -> bytes:
+        """What a get answers instead of what is stored."""
+        wrong = bytearray(data)
+        if fault is Fault.FLIP:
+            _flip(wrong, self._rng())
+        return bytes(wrong[: len(wrong) // 2] if fault is Fault.SHORT else wrong)
 
-def _flip(data: memoryview, rng: random.Random) -> None:
-    data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+
+def _flip(data: memoryview | bytearray, rng: random.Random) -> None:
+    if len(data):
+        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
 
 
 def _passing(call: Call, when: str) -> SealiftError:
@@ -387,6 +408,7 @@ _REFUSALS: dict[str, type[SealiftError]] = {
     "cloud": TargetError,
     "disk-writer": TargetError,
     "target-reader": TargetError,
+    "objects": TargetError,
     "state": LocalStateError,
     "journal": LocalStateError,
     "reader": SourceReadError,
@@ -414,12 +436,30 @@ class _Tap:
         if not callable(found) or name in _QUIET:
             return found
 
+        if self._port == "objects":
+            return partial(_objects_call, self._script, name, found)
+
         def call(*args: Any) -> Any:
             result = self._script.around(self._port, name, lambda: found(*args), args)
             inner = _RETURNS_PORT.get((self._port, name))
             return _Tap(result, inner, self._script) if inner else result
 
         return call
+
+
+def _objects_call(
+    script: Script, name: str, found: Callable[..., Any], *args: Any, **options: Any
+) -> Any:
+    """A call of an object store; a list is one call, with all that it says."""
+    if name == "list":
+        asked = (*args, *options.values())
+        return iter(script.around("objects", name, lambda: list(found(*args, **options)), asked))
+    if name == "put":
+        args = (
+            args[0],
+            bytearray(args[1]),
+        )  # a fault may change what is stored, never the caller's
+    return script.around("objects", name, lambda: found(*args, **options), args)
 
 
 def tapped(target: T, port: str, script: Script) -> T:

@@ -39,9 +39,8 @@ def content() -> bytes:
 
 @pytest.fixture
 def server(folder: Path, content: bytes) -> Iterator[NbdServer]:
-    with NbdServer(
-        {"": MemoryReader(content), "b": MemoryReader(b"b" * 512)}, unix(folder)
-    ) as made:
+    disks = {"": MemoryReader(content, extents=sparse(content)), "b": MemoryReader(b"b" * 512)}
+    with NbdServer(disks, unix(folder)) as made:
         yield made
 
 

@@ -47,6 +47,10 @@ _AFTER_ERROR: Mapping[type[SealiftError], str] = {
     errors.LocalStateError: "restore the state folder, or sealift abandon",
     errors.OutOfSpaceError: "make room, then " + _AGAIN,
     errors.ToolError: "sealift doctor names what is missing",
+    errors.RepositoryError: "see what the message names; nothing was changed",
+    errors.NewerFormatError: "use the release that wrote it, or a newer one",
+    errors.WrongSecretError: "open the repository with another slot's secret",
+    errors.SlotDamagedError: "open the repository with another slot, then renew this one",
     errors.TransientError: _AGAIN,
     errors.StoppedError: _AGAIN,
 }

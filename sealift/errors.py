@@ -25,6 +25,11 @@
     │   ├── OutOfSpaceError     41   make room, then run again
     │   └── HostLimitError      42   raise the limit of this host, then run again
     ├── ToolError               50   an external tool is missing or failed
+    ├── RepositoryError         60   the repository refuses; nothing was changed
+    │   ├── NewerFormatError    61   a newer release wrote it; use that one
+    │   ├── WrongSecretError    62   this secret opens no slot; try another
+    │   │   └── WrongPassphraseError 62  the same, of a passphrase
+    │   └── SlotDamagedError    63   a key slot is damaged; use another, then make it anew
     ├── TransientError          75   safe to run again; the retry layer already tried
     │   ├── ThrottledError      75   slower; carries the peer's own delay when it gave one
     │   └── ConnectionLostError 75   reconnect, then repeat the request
@@ -183,6 +188,34 @@ class ToolError(SealiftError):
     """An external tool is missing or failed; the message has its own words."""
 
     exit_code = 50
+
+
+class RepositoryError(SealiftError):
+    """The repository refuses what was asked of it; nothing was changed."""
+
+    exit_code = 60
+
+
+class NewerFormatError(RepositoryError):
+    """A newer release wrote this; its version is named, and nothing is guessed."""
+
+    exit_code = 61
+
+
+class WrongSecretError(RepositoryError):
+    """The key file, recovery code or key service opens no slot of this repository."""
+
+    exit_code = 62
+
+
+class WrongPassphraseError(WrongSecretError):
+    """The passphrase opens no slot of this repository; the slots themselves are whole."""
+
+
+class SlotDamagedError(RepositoryError):
+    """A key slot is not what was written; other slots open the repository."""
+
+    exit_code = 63
 
 
 class TransientError(SealiftError):

@@ -7,10 +7,9 @@ from enum import Enum
 from sealift.errors import IntegrityError
 from sealift.sealing.compression import Codec, Compressor
 from sealift.sealing.keys import CONTENT_ID_BYTES, KeyRing
+from sealift.sealing.version import FORMAT_VERSION, MAGIC
 from sealift.sealing.xaes import NONCE_BYTES, TAG_BYTES, Data
 
-MAGIC = b"sealift\0"
-FORMAT_VERSION = 1
 MAX_CHUNK_BYTES = 4 * 1024 * 1024
 """The largest chunk size of a disk's tree."""
 OVERHEAD_BYTES = NONCE_BYTES + TAG_BYTES
@@ -126,6 +125,18 @@ class ChunkSealer:
                 f"chunk {content_id.hex()}: {error.message}", next_step=error.next_step
             ) from None
         return data
+
+    def reseal(self, chunk: SealedChunk) -> SealedChunk:
+        """The same chunk under the current epoch; the id and the plaintext stay.
+
+        Raises:
+            IntegrityError: it does not open to what its id says; nothing was sealed.
+        """
+        data = self.open(
+            *(chunk.kind, chunk.id, chunk.codec, chunk.plain_length, chunk.epoch, chunk.sealed),
+            check_id=True,
+        )
+        return self.seal(chunk.kind, chunk.id, data)
 
     def _packed(self, data: Data, length: int) -> tuple[bytes, Codec]:
         frame = self._compressor.compress(data)

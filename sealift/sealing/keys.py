@@ -2,12 +2,13 @@
 
 ::
 
-    root 1 ── content id key                    for all epochs: equal chunks stay equal
-    root e ─┬ chunk key, record key, nonce key  of epoch e
-            └ chain key                         seals root e-1, so the newest root opens all
+    root 1 ─┬ content id key                    for all epochs: equal chunks stay equal
+            └ commitment key                    authenticates the config object
+    root e ── chunk key, record key, nonce key  of epoch e
 
 An epoch has a root of its own, not one derived from an older root: whoever keeps an old one
-cannot open what was sealed after it.
+cannot open what was sealed after it. A slot holds the roots of all epochs up to its own, so
+any one slot opens everything.
 """
 
 import hmac
@@ -26,7 +27,7 @@ from sealift.sealing.xaes import KEY_BYTES, NONCE_BYTES, Data, XaesKey
 REPOSITORY_ID_BYTES = 16
 CONTENT_ID_BYTES = 32
 MAX_EPOCH = 4096
-"""Opening walks the chain of roots, so its length has a bound; one epoch a day is 11 years."""
+"""A slot holds a root for each, 128 KiB at most; with one a day it lasts for 11 years."""
 
 Entropy = Callable[[int], bytes]
 
@@ -40,7 +41,6 @@ class Purpose(Enum):
     CHUNK = b"chunk"
     RECORD = b"record"
     NONCE = b"nonce"
-    CHAIN = b"chain"
     COMMITMENT = b"commitment"
 
 
@@ -138,9 +138,31 @@ class KeyRing:
         return self._roots[-1]
 
     @property
-    def past(self) -> Sequence[RootKey]:
-        """Roots of the epochs before the current one, the first one first."""
-        return self._roots[:-1]
+    def roots(self) -> Sequence[RootKey]:
+        """Of every epoch up to the current one, the first one first."""
+        return self._roots
+
+    def at_epoch(self, epoch: int) -> "KeyRing":
+        """The ring as it was in an earlier epoch, to seal as its other writers do."""
+        if not 1 <= epoch <= self.epoch:
+            raise self._unknown(epoch)
+        return self._with(self._roots[:epoch])
+
+    def next_epoch(self) -> "KeyRing":
+        """A ring with a new random root; what it seals is closed to holders of this one.
+
+        Old roots stay, so it opens what was sealed before. Nothing is stored: write slots
+        made of it first, then the commit that names the epoch, then remove the old slots.
+        """
+        return self._with((*self._roots, RootKey.generate(self.entropy)))
+
+    def _with(self, roots: Sequence[RootKey]) -> "KeyRing":
+        return KeyRing(
+            *(roots[-1], self.repository_id, len(roots)),
+            past=roots[:-1],
+            profile=self.profile,
+            entropy=self.entropy,
+        )
 
     def content_id(self, data: Data) -> bytes:
         """Keyed hash of a chunk's plaintext: 32 bytes, the same in every epoch."""
@@ -159,11 +181,14 @@ class KeyRing:
 
     def _derive(self, purpose: Purpose, epoch: int) -> bytes:
         if not 1 <= epoch <= self.epoch:
-            raise IntegrityError(
-                f"epoch {epoch} is unknown here, the newest known is {self.epoch}",
-                next_step="open the repository anew; if that fails too, run its check",
-            )
+            raise self._unknown(epoch)
         return self._roots[epoch - 1].derive(purpose, self.repository_id, epoch)
+
+    def _unknown(self, epoch: int) -> IntegrityError:
+        return IntegrityError(
+            f"epoch {epoch} is unknown here, the newest known is {self.epoch}",
+            next_step="open the repository with a slot that was renewed since",
+        )
 
 
 def _keyed_blake3(key: bytes, data: Data) -> bytes:

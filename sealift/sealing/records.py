@@ -8,9 +8,9 @@ import struct
 from enum import Enum
 
 from sealift.errors import IntegrityError
-from sealift.sealing.chunks import FORMAT_VERSION, MAGIC
 from sealift.sealing.compression import Compressor
 from sealift.sealing.keys import KeyRing
+from sealift.sealing.version import FORMAT_VERSION, MAGIC, newer_format
 from sealift.sealing.xaes import NONCE_BYTES, TAG_BYTES
 
 MAX_RECORD_BYTES = 64 * 1024 * 1024
@@ -33,8 +33,6 @@ class RecordKind(Enum):
     INDEX = 17
     MANIFEST = 18
     COMMIT = 19
-    EPOCH = 20
-    LEASE = 21
 
 
 def padme(size: int) -> int:
@@ -94,6 +92,7 @@ class RecordSealer:
 
         Raises:
             IntegrityError: names the record and what is wrong.
+            NewerFormatError: it is of a version to come.
         """
         try:
             return self._opened(kind, name, sealed, max_bytes)
@@ -131,15 +130,13 @@ def _epoch(kind: RecordKind, sealed: bytes) -> int:
 
     Raises:
         IntegrityError: it is not.
+        NewerFormatError: it is of a version to come.
     """
     magic, version, found, zero, epoch = _HEAD.unpack_from(sealed)
     if magic != MAGIC:
         raise IntegrityError("it does not begin as a record does")
     if version != FORMAT_VERSION:
-        raise IntegrityError(
-            f"it is of format version {version}, this program reads version {FORMAT_VERSION}",
-            next_step="use the newer release of sealift that wrote it",
-        )
+        raise newer_format("a record", version)
     if found != kind.value or zero:
         raise IntegrityError(f"it is of object type {found}, not {kind.value} ({kind.name})")
     return int(epoch)

@@ -30,6 +30,8 @@
     │   ├── WrongSecretError    62   this secret opens no slot; try another
     │   │   └── WrongPassphraseError 62  the same, of a passphrase
     │   └── SlotDamagedError    63   a key slot is damaged; use another, then make it anew
+    ├── DrillFailedError        64   a point did not boot as it should; drill an older one
+    ├── RpoExceededError        65   the newest point of a machine is older than allowed
     ├── TransientError          75   safe to run again; the retry layer already tried
     │   ├── ThrottledError      75   slower; carries the peer's own delay when it gave one
     │   └── ConnectionLostError 75   reconnect, then repeat the request
@@ -216,6 +218,18 @@ class SlotDamagedError(RepositoryError):
     """A key slot is not what was written; other slots open the repository."""
 
     exit_code = 63
+
+
+class DrillFailedError(SealiftError):
+    """A machine started from a recovery point did not give the proof that was asked for."""
+
+    exit_code = 64
+
+
+class RpoExceededError(SealiftError):
+    """The newest recovery point of a machine is older than its plan allows."""
+
+    exit_code = 65
 
 
 class TransientError(SealiftError):

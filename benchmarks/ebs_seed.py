@@ -81,10 +81,15 @@ def data_blocks(disk_size: int, data: int) -> Iterator[int]:
         yield from range(start // BLOCK, (start + length) // BLOCK)
 
 
-def clients(endpoint: str) -> AwsClients:
-    """Sealift's own SDK clients, as a plan without further settings makes them."""
+def spec(endpoint: str) -> AwsSpec:
+    """A target as a plan without further settings makes it."""
     os.environ |= {"AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench"}
-    return AwsClients(AwsSpec("subnet-1", ("sg-1",), region="us-east-1", endpoint=endpoint))
+    return AwsSpec("subnet-1", ("sg-1",), region="us-east-1", endpoint=endpoint)
+
+
+def clients(endpoint: str) -> AwsClients:
+    """Sealift's own SDK clients for it."""
+    return AwsClients(spec(endpoint))
 
 
 @dataclass
@@ -103,7 +108,8 @@ class Seed:
         """Through ``sync`` with journal and progress, from StartSnapshot to completed."""
         number = next(self._numbers)
         name = f"bench-{self.folder.name}-{number}"
-        target = AwsTarget(self.clients.spec, name, CLOCK, clients=self.clients)
+        plan = spec(self.clients.spec.endpoint or "")
+        target = AwsTarget(plan, name, CLOCK, clients=self.clients)
         ref = target.begin_snapshot(1, VmDisk("disk0", self._size, "virtio"), None)
         writer, reader = target.writer(ref, None), RawFileReader(self.disk)
         key = JournalKey(reader.identity, writer.identity, ref.size, BLOCK)

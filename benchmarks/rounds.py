@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.accepting import accepting
 from benchmarks.disks import spread
-from benchmarks.ebs_seed import BLOCK, clients
+from benchmarks.ebs_seed import BLOCK, spec
 from benchmarks.measure import CLOCK, Bar, Row, Sense, seconds
 from benchmarks.scale import Scale
 from benchmarks.vm import BenchVm, overlay_disk
@@ -60,7 +60,7 @@ class Rounds:
         self._vm = vm
         ports = Ports(
             vm.hypervisor("bench"),
-            AwsTarget(clients(endpoint).spec, "bench", CLOCK),
+            AwsTarget(spec(endpoint), "bench", CLOCK),
             FileStateStore(folder / "state"),
             SyncContext(CLOCK),
         )

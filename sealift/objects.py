@@ -35,8 +35,8 @@ class ObjectInfo:
     Attributes:
         name: as it was put.
         size: in bytes.
-        version: names these bytes in this place: another put gives another one, whatever it
-            puts. Opaque; for ``if_match``.
+        version: of these bytes; other bytes have another one, equal bytes may have the same (it
+            is their digest on S3). Opaque; for ``if_match``.
         modified: when it was put, in seconds since 1970 by the clock of the store, which may
             be any time from ours; None when the store does not say. Never a reason to delete.
     """

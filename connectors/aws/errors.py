@@ -77,6 +77,8 @@ _DENIED = frozenset(
         "OptInRequired",
         "Blocked",
         "NotAuthorizedException",
+        "AllAccessDisabled",
+        "AccountProblem",
     }
 )
 _QUOTA = frozenset({"InsufficientFreeAddressesInSubnet", "ServiceQuotaExceededException"})
@@ -93,6 +95,12 @@ _TRANSIENT = frozenset(
         "RequestTimeout",
         "RequestTimeoutException",
         "Server.InternalError",
+        "BadDigest",
+        "IncompleteBody",
+        "XAmzContentChecksumMismatch",
+        "XAmzContentSHA256Mismatch",
+        "ConditionalRequestConflict",
+        "OperationAborted",
         "IncorrectState",
         "IncorrectInstanceState",
     }

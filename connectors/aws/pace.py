@@ -36,10 +36,14 @@ class Pace:
     Args:
         grace_seconds: for everything but moving bytes, such as the service's own work.
         clock: the machine's; a socket knows no other.
+        largest_answer: bytes of an answer with its headers.
     """
 
-    def __init__(self, grace_seconds: float, clock: Clock) -> None:
+    def __init__(
+        self, grace_seconds: float, clock: Clock, largest_answer: int = LARGEST_ANSWER_BYTES
+    ) -> None:
         self._clock = clock
+        self.largest_answer = largest_answer
         self._began = clock.monotonic()
         self._grace = grace_seconds
         self._bytes = 0
@@ -85,7 +89,7 @@ class _PacedFile(io.RawIOBase):
         count: int | None = self._raw.readinto(buffer)
         self._pace.moved(count or 0)
         self._received += count or 0
-        if self._received > LARGEST_ANSWER_BYTES:
+        if self._received > self._pace.largest_answer:
             raise OSError("an answer without end")
         return count
 
@@ -107,6 +111,7 @@ class _Paced:
     """Mixed into a connection of the SDK."""
 
     grace_seconds = 60.0
+    largest_answer = LARGEST_ANSWER_BYTES
     sock: socket.socket | None
     _response_received: bool
     _pace: Pace
@@ -137,11 +142,13 @@ class _Paced:
         return None
 
     def _begin(self) -> None:
-        self._pace = Pace(self.grace_seconds + _SLACK_SECONDS, SystemClock())
+        self._pace = Pace(self.grace_seconds + _SLACK_SECONDS, SystemClock(), self.largest_answer)
         self.response_class = partial(_PacedResponse, pace=self._pace)
 
 
-def keep_pace(client: Any, grace_seconds: float) -> None:
+def keep_pace(
+    client: Any, grace_seconds: float, largest_answer: int = LARGEST_ANSWER_BYTES
+) -> None:
     """Make every attempt of an SDK client end, whatever its peer does.
 
     The SDK has no public place for connection classes; ``tests/aws/test_pace.py`` notices
@@ -150,16 +157,17 @@ def keep_pace(client: Any, grace_seconds: float) -> None:
     Args:
         client: of boto3, not used yet.
         grace_seconds: longest silence that the client allows.
+        largest_answer: bytes of one answer with its headers.
     """
     session = client._endpoint.http_session
-    pools = _pools(grace_seconds)
+    pools = _pools({"grace_seconds": grace_seconds, "largest_answer": largest_answer})
     session._pool_classes_by_scheme = pools
     session._manager.pool_classes_by_scheme = pools
 
 
-def _pools(grace_seconds: float) -> dict[str, type]:
-    plain = type("_Plain", (_Paced, AWSHTTPConnection), {"grace_seconds": grace_seconds})
-    tls = type("_Tls", (_Paced, AWSHTTPSConnection), {"grace_seconds": grace_seconds})
+def _pools(settings: dict[str, Any]) -> dict[str, type]:
+    plain = type("_Plain", (_Paced, AWSHTTPConnection), settings)
+    tls = type("_Tls", (_Paced, AWSHTTPSConnection), settings)
     return {
         "http": type("_PlainPool", (AWSHTTPConnectionPool,), {"ConnectionCls": plain}),
         "https": type("_TlsPool", (AWSHTTPSConnectionPool,), {"ConnectionCls": tls}),

@@ -3,6 +3,35 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Protocol
+
+
+class ClientSettings(Protocol):
+    """What a client of the SDK is made from, whatever it is for."""
+
+    @property
+    def region(self) -> str | None:
+        """None takes the profile's or the environment's."""
+
+    @property
+    def profile(self) -> str | None:
+        """Of the shared AWS configuration; None for the default chain."""
+
+    @property
+    def endpoint(self) -> str | None:
+        """URL for every service; None leaves it to ``AWS_ENDPOINT_URL`` and the profile."""
+
+    @property
+    def concurrency(self) -> int:
+        """Calls in flight."""
+
+    @property
+    def connect_timeout_seconds(self) -> float:
+        """Of one connection attempt."""
+
+    @property
+    def read_timeout_seconds(self) -> float:
+        """Longest silence of the service within a call."""
 
 
 class VolumeType(Enum):

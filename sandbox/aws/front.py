@@ -88,7 +88,8 @@ class _Handler(BaseHTTPRequestHandler):
         lines = [f"HTTP/1.1 {reply.status} {self.responses.get(reply.status, ('',))[0]}"]
         lines += [f"{name}: {value}" for name, value in reply.headers]
         lines += [f"x-amzn-RequestId: {secrets.token_hex(16)}"]
-        lines += [f"Content-Length: {len(reply.body)}", "Server: sealift-sandbox", "", ""]
+        length = len(reply.body) if reply.head_length is None else reply.head_length
+        lines += [f"Content-Length: {length}", "Server: sealift-sandbox", "", ""]
         body = reply.body[:until] if self.command != "HEAD" else b""
         self._write("\r\n".join(lines).encode("latin-1"), body)
 

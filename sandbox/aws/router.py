@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from urllib.parse import parse_qs
 
-from sandbox.aws import ebs_api, quotas_api
+from sandbox.aws import ebs_api, quotas_api, s3_api
 from sandbox.aws.errors import ApiError, Reason
 from sandbox.aws.faults import Fault, FaultBook, FaultKind, RequestLog
 from sandbox.aws.gateway import Gateway
@@ -42,6 +42,9 @@ def identify(method: str, target: str, headers: Mapping[str, str], body: bytes) 
     if signed_for == "ebs":
         operation, snapshot_id, index = found or ("", None, None)
         service = Service.EBS
+    elif signed_for == "s3":
+        service, operation = Service.S3, s3_api.operation(method, path, query)
+        snapshot_id, index = None, None
     else:
         service = Service.EC2 if signed_for == "ec2" else Service.OTHER
         operation, snapshot_id, index = _named_operation(headers, body), None, None
@@ -99,7 +102,7 @@ class Router:
     def handle(self, call: Call) -> Delivery:
         """Answer one call and note it."""
         if self._access_key is not None and call.access_key != self._access_key:
-            code = "AuthFailure" if call.service is Service.EC2 else "UnrecognizedClientException"
+            code = _STRANGER.get(call.service, "UnrecognizedClientException")
             error = ApiError(403, code, "The access key is not known here")
             return Delivery(error_reply(call, error))
         fault = self._faults.strike(call)
@@ -135,6 +138,8 @@ class Router:
     def _dispatch(self, call: Call, fault: Fault | None) -> Reply:
         if call.service is Service.EC2:
             return self._gateway.ec2(call, _state_reason(fault))
+        if call.service is Service.S3:
+            return self._gateway.s3(call)
         if call.service is Service.OTHER:
             if call.path.startswith("/moto-api"):
                 raise ApiError(404, "NotFound", "moto's own interface is not served")
@@ -173,6 +178,7 @@ def _refusal(call: Call, fault: Fault) -> Reply | None:
     return maker() if maker else None
 
 
+_STRANGER = {Service.EC2: "AuthFailure", Service.S3: "InvalidAccessKeyId"}
 _PAGE = b"<html><body><h1>Sign in</h1>This network asks you to sign in.</body></html>"
 
 
@@ -201,6 +207,8 @@ def _masked(call: Call, fault: Fault) -> Reply:
 
 
 def _throttle_code(call: Call) -> tuple[int, str]:
+    if call.service is Service.S3:
+        return 503, "SlowDown"
     if call.service is Service.EC2:
         return 503, "RequestLimitExceeded"
     return (
@@ -210,14 +218,19 @@ def _throttle_code(call: Call) -> tuple[int, str]:
 
 
 def _server_code(call: Call) -> str:
-    return "InternalError" if call.service is Service.EC2 else "InternalServerException"
+    named = call.service in (Service.EC2, Service.S3)
+    return "InternalError" if named else "InternalServerException"
 
 
 def _expired_code(call: Call) -> tuple[int, str]:
+    if call.service is Service.S3:
+        return 400, "ExpiredToken"
     return 400, "RequestExpired" if call.service is Service.EC2 else "ExpiredTokenException"
 
 
 def _denied_code(call: Call) -> tuple[int, str]:
+    if call.service is Service.S3:
+        return 403, "AccessDenied"
     code = "UnauthorizedOperation" if call.service is Service.EC2 else "AccessDeniedException"
     return 403, code
 
@@ -237,7 +250,7 @@ def _spoiled(call: Call, fault: Fault, reply: Reply) -> Delivery:
         flipped = bytes([reply.body[middle] ^ 1])
         body = reply.body[:middle] + flipped + reply.body[middle + 1 :]
         return Delivery(Reply(reply.status, body, reply.headers))
-    return Delivery(reply)
+    return Delivery(s3_api.spoiled(call, fault, reply))
 
 
 def document_of(body: bytes) -> object:

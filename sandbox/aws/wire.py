@@ -15,6 +15,7 @@ class Service(Enum):
 
     EBS = "ebs"
     EC2 = "ec2"
+    S3 = "s3"
     OTHER = "other"
 
 
@@ -51,11 +52,19 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One answer; ``Content-Length`` and ``Date`` are added when it is sent."""
+    """One answer; ``Content-Length`` and ``Date`` are added when it is sent.
+
+    Args:
+        status: HTTP status.
+        body: none is sent to a HEAD.
+        headers: all others.
+        head_length: what a GET's body would have, in the answer to a HEAD.
+    """
 
     status: int
     body: bytes = b""
     headers: tuple[tuple[str, str], ...] = ()
+    head_length: int | None = None
 
 
 def json_reply(status: int, document: Mapping[str, object]) -> Reply:
@@ -69,6 +78,8 @@ def error_reply(call: Call, error: ApiError, status: int | None = None) -> Reply
     shown = error.status if status is None else status
     if call.service is Service.EC2:
         return _ec2_error(error, shown)
+    if call.service is Service.S3:
+        return _s3_error(error, shown)
     form = call.headers.get("content-type", "").startswith("application/x-www-form-urlencoded")
     return _query_error(error, shown) if form else _json_error(error, shown)
 
@@ -88,6 +99,15 @@ def _ec2_error(error: ApiError, status: int) -> Reply:
         f"</Error></Errors><RequestID>{secrets.token_hex(16)}</RequestID></Response>"
     )
     return Reply(status, body.encode(), (("Content-Type", "text/xml;charset=UTF-8"),))
+
+
+def _s3_error(error: ApiError, status: int) -> Reply:
+    body = (
+        '<?xml version="1.0" encoding="UTF-8"?>\n'
+        f"<Error><Code>{escape(error.code)}</Code><Message>{escape(error.message)}</Message>"
+        f"<RequestId>{secrets.token_hex(8)}</RequestId></Error>"
+    )
+    return Reply(status, body.encode(), (("Content-Type", "application/xml"),))
 
 
 def _query_error(error: ApiError, status: int) -> Reply:

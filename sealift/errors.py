@@ -7,6 +7,8 @@
     │   └── ConfigError          2   correct the plan file at the place named
     ├── LockedError             11   another run owns this migration; wait or stop it
     ├── IntegrityError          13   data is not what was acknowledged; stop, keep evidence
+    │   └── RepositoryRolledBackError 13  an older state of the repository is shown
+    ├── PruneRefusedError       14   pruning would remove what it must not; look, then confirm
     ├── SourceError             20   the source refused or failed; it still runs
     │   ├── SourceReadError     20   this range cannot be read; the connection is usable
     │   ├── ProtocolError       20   the peer broke its protocol; never use it again
@@ -17,8 +19,9 @@
     ├── TargetError             30   the target refused for good
     │   ├── TargetDeniedError   30   a permission is missing
     │   ├── ObjectExistsError   30   an object has the name or another version already
-    │   └── ObjectMissingError  30   the store has no such object
-    │       └── ObjectArchivedError 30  it has, in a tier that cannot be read at once
+    │   ├── ObjectMissingError  30   the store has no such object
+    │   │   └── ObjectArchivedError 30  it has, in a tier that cannot be read at once
+    │   └── ChunksGoneError     30   what a new point stands on was pruned meanwhile; run again
     ├── QuotaError              31   a limit of the account; raise it, then run again
     ├── CredentialsError        32   renew credentials, then run again; nothing is lost
     ├── LocalStateError         40   local state cannot be trusted or written
@@ -100,6 +103,16 @@ class IntegrityError(SealiftError):
     exit_code = 13
 
 
+class RepositoryRolledBackError(IntegrityError):
+    """The store shows an older repository than one that was there before; nothing is written."""
+
+
+class PruneRefusedError(SealiftError):
+    """Pruning would remove too much, or by a clock that is not to be trusted; nothing was."""
+
+    exit_code = 14
+
+
 class SourceError(SealiftError):
     """The source refused or failed; the guest is untouched."""
 
@@ -154,6 +167,10 @@ class ObjectMissingError(TargetError):
 
 class ObjectArchivedError(ObjectMissingError):
     """The object lies in an archive tier; have the store restore it, then run again."""
+
+
+class ChunksGoneError(TargetError):
+    """Chunks that a new point stands on were pruned meanwhile; nothing was published. Run again."""
 
 
 class QuotaError(TargetError):

@@ -1,0 +1,204 @@
+"""From a disk into a repository and back: points, increments, deduplication, resume."""
+
+import random
+
+import pytest
+
+from sealift.errors import (
+    IntegrityError,
+    ObjectExistsError,
+    RepositoryRolledBackError,
+)
+from sealift.extents import Extent, Kind
+from sealift.repository.commits import Witness
+from sealift.repository.reader import RepositoryReader
+from sealift.repository.tree import Tree
+from sealift.testing.object_memory import MemoryObjectStore
+from tests.repository.conftest import CHUNK, World, content, memory_reader, point_of, written
+
+
+def noise(chunks: int, seed: int = 1) -> bytes:
+    return random.Random(seed).randbytes(chunks * CHUNK)
+
+
+def test_a_disk_comes_back_as_it_was(world: World) -> None:
+    data = noise(100) + bytes(30 * CHUNK) + noise(7, 2) + b"end"
+    repository = world.init()
+    tree = written(repository, memory_reader(data), world.context())
+    head = repository.publish(point_of(1, tree), {})
+    assert [p.seq for p in head.commit.points] == [1]
+    fresh = world.open()
+    manifest = fresh.manifest(fresh.head.commit.points[0])
+    assert manifest.disks[0].tree == tree
+    assert content(fresh, manifest.disks[0].tree) == data
+
+
+def test_a_second_point_shares_what_did_not_change(world: World) -> None:
+    old = noise(200)
+    new = bytearray(old)
+    new[50 * CHUNK : 51 * CHUNK] = noise(1, 9)
+    new[60 * CHUNK : 64 * CHUNK] = bytes(4 * CHUNK)
+    repository = world.init()
+    context = world.context()
+    first = written(repository, memory_reader(old), context)
+    repository.publish(point_of(1, first), {})
+    before = repository.packer.stored_bytes
+    extents = [
+        Extent(0, 50 * CHUNK, Kind.CLEAN),
+        Extent(50 * CHUNK, CHUNK, Kind.DATA),
+        Extent(51 * CHUNK, 9 * CHUNK, Kind.CLEAN),
+        Extent(60 * CHUNK, 4 * CHUNK, Kind.ZERO),
+        Extent(64 * CHUNK, 136 * CHUNK, Kind.CLEAN),
+    ]
+    reader = memory_reader(bytes(new), extents=extents, incremental=True)
+    second = written(repository, reader, context, base=first, identity="second")
+    repository.publish(point_of(2, second), {"disk0": (point_of(1, first).id, first)})
+    assert content(repository, second) == new
+    assert content(repository, first) == old
+    assert repository.packer.stored_bytes - before < 5 * CHUNK
+    fresh = world.open()
+    kinds = RepositoryReader(fresh, second, "second", first).extents(0, len(new))
+    assert [(e.start // CHUNK, e.length // CHUNK, e.kind) for e in kinds] == [
+        (0, 50, Kind.CLEAN),
+        (50, 1, Kind.DATA),
+        (51, 9, Kind.CLEAN),
+        (60, 4, Kind.ZERO),
+        (64, 136, Kind.CLEAN),
+    ]
+
+
+def test_what_the_base_holds_already_is_not_stored(world: World) -> None:
+    data = noise(64)
+    repository = world.init()
+    first = written(repository, memory_reader(data), world.context())
+    repository.publish(point_of(1, first), {})
+    before = repository.packer.stored_bytes
+    second = written(repository, memory_reader(data), world.context(), base=first)
+    assert second == first
+    assert repository.packer.stored_bytes == before
+
+
+def test_equal_chunks_are_stored_once_over_disks_and_processes(world: World) -> None:
+    data = noise(64)
+    repository = world.init()
+    first = written(repository, memory_reader(data + data), world.context())
+    stored = repository.packer.stored_bytes
+    assert stored < 80 * CHUNK
+    repository.publish(point_of(1, first), {})
+    again = world.open()
+    second = written(again, memory_reader(data), world.context(), identity="other")
+    assert again.packer.stored_bytes < 5 * CHUNK
+    assert content(again, second) == data
+
+
+def test_an_empty_disk_stores_nothing(world: World) -> None:
+    repository = world.init()
+    tree = written(repository, memory_reader(bytes(1000 * CHUNK)), world.context())
+    assert repository.packer.stored_bytes == 0
+    repository.publish(point_of(1, tree), {})
+    assert content(world.open(), tree) == bytes(1000 * CHUNK)
+
+
+def test_a_disk_that_grew_keeps_its_chunks(world: World) -> None:
+    old = noise(63) + b"tail"
+    new = old.ljust(64 * CHUNK * 2, b"\0") + noise(1, 5)
+    repository = world.init()
+    first = written(repository, memory_reader(old), world.context())
+    repository.publish(point_of(1, first), {})
+    before = repository.packer.stored_bytes
+    second = written(repository, memory_reader(new), world.context(), base=first)
+    assert repository.packer.stored_bytes - before < 4 * CHUNK
+    assert content(repository, second) == new
+
+
+@pytest.mark.fault(1)
+def test_a_killed_process_does_not_send_again_what_is_durable(world: World) -> None:
+    data = noise(200)
+    repository = world.init()
+    tree = written(repository, memory_reader(data), world.context())
+    sent = repository.packer.stored_bytes
+    again = world.open()  # the first process is gone, nothing was published
+    assert written(again, memory_reader(data), world.context()) == tree
+    assert again.packer.stored_bytes == 0 < sent
+    again.publish(point_of(1, tree), {})
+    assert content(world.open(), tree) == data
+
+
+def test_publishing_twice_is_publishing_once(world: World) -> None:
+    repository = world.init()
+    tree = written(repository, memory_reader(noise(5)), world.context())
+    first = repository.publish(point_of(1, tree), {})
+    second = repository.publish(point_of(1, tree), {})
+    assert first == second
+    third = world.open().publish(point_of(1, tree), {})
+    assert third == first
+
+
+def test_a_repository_is_begun_once(world: World) -> None:
+    world.init()
+    with pytest.raises(ObjectExistsError):
+        world.init()
+    with pytest.raises(IntegrityError, match="no commit"):
+        World(MemoryObjectStore()).open()
+
+
+@pytest.mark.fault(46)
+def test_an_older_repository_is_refused_by_whoever_saw_a_newer_one(world: World) -> None:
+    assert isinstance(world.store, MemoryObjectStore)
+    repository = world.init()
+    tree = written(repository, memory_reader(noise(5)), world.context())
+    repository.publish(point_of(1, tree), {})
+    old = dict(world.store.objects)
+    receipt = repository.publish(point_of(2, tree), {}).receipt
+    world.store.objects.clear()
+    world.store.objects.update(old)
+    with pytest.raises(RepositoryRolledBackError):
+        world.open()
+    stranger = world.other_host("stranger")
+    with pytest.raises(RepositoryRolledBackError):
+        stranger.open(witness=Witness.from_receipt(receipt))
+    assert len(world.other_host("no witness").open().head.commit.points) == 1
+
+
+@pytest.mark.fault(46)
+def test_another_history_of_the_same_length_is_refused(world: World) -> None:
+    assert isinstance(world.store, MemoryObjectStore)
+    repository = world.init()
+    tree = written(repository, memory_reader(noise(5)), world.context())
+    old = dict(world.store.objects)
+    repository.publish(point_of(1, tree), {})
+    world.store.objects.clear()
+    world.store.objects.update(old)
+    other = world.other_host("fork")
+    fork = other.open()
+    twin = written(fork, memory_reader(noise(5, 7)), other.context())
+    fork.publish(point_of(2, twin), {})
+    fork.publish(point_of(3, twin), {})
+    with pytest.raises(RepositoryRolledBackError):
+        world.open()
+
+
+@pytest.mark.fault(28)
+def test_two_writers_both_have_their_point(world: World) -> None:
+    world.init()
+    here, there = world.other_host("here"), world.other_host("there")
+    one, two = here.open(), there.open()
+    first = written(one, memory_reader(noise(9, 1)), here.context())
+    second = written(two, memory_reader(noise(9, 2)), there.context())
+    one.publish(point_of(1, first), {})
+    two.publish(point_of(2, second), {})
+    fresh = world.open()
+    assert [p.seq for p in fresh.head.commit.points] == [1, 2]
+    assert content(fresh, first) == noise(9, 1)
+    assert content(fresh, second) == noise(9, 2)
+
+
+def test_a_read_needs_no_alignment(world: World) -> None:
+    data = noise(40)
+    repository = world.init()
+    tree: Tree = written(repository, memory_reader(data), world.context())
+    reader = RepositoryReader(repository, tree, "test")
+    buffer = bytearray(9000)
+    for at in (0, 1, 4095, 4097, 12_345, len(data) - 9000):
+        reader.read_into(at, memoryview(buffer))
+        assert buffer == data[at : at + 9000]

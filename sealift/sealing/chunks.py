@@ -57,6 +57,7 @@ class ChunkSealer:
 
     def __init__(self, ring: KeyRing, *, level: int = 1) -> None:
         self._ring = ring
+        self._proof = ring.twin()
         self._compressor = Compressor(level)
         self.content_id = ring.content_id
 
@@ -64,7 +65,8 @@ class ChunkSealer:
         """Seal a chunk, then open what came of it and compare it with its content id.
 
         The id is of what the caller read, so the comparison finds a bit that flipped at any
-        stage since then: in the caller's buffer, the compressor, the cipher or a key.
+        stage since then: in the caller's buffer, the compressor, the cipher or, since the
+        proof has keys of its own, a key.
 
         Raises:
             IntegrityError: what was sealed does not open to what the id was made of; a fault
@@ -75,11 +77,11 @@ class ChunkSealer:
             raise ValueError(f"a chunk has 1 to {MAX_CHUNK_BYTES} bytes, not {length}")
         payload, codec = self._packed(data, length)
         epoch = self._ring.epoch
-        aad = self._aad(kind, content_id, codec, length, epoch)
+        aad = _aad(self._ring, kind, content_id, codec, length, epoch)
         nonce = self._ring.nonce(aad, payload)
         sealed = nonce + self._ring.chunk_key(epoch).seal(nonce, payload, aad)
         try:
-            self.open(kind, content_id, codec, length, epoch, sealed, check_id=True)
+            self._open(self._proof, kind, content_id, codec, length, epoch, sealed, True)
         except IntegrityError as error:
             raise IntegrityError(
                 f"a chunk that was just sealed does not open to what was read: {error.message}",
@@ -114,17 +116,13 @@ class ChunkSealer:
             IntegrityError: names what is wrong.
         """
         try:
-            aad = self._checked_aad(kind, content_id, codec, plain_length, epoch, len(sealed))
-            nonce, ciphertext = bytes(sealed[:NONCE_BYTES]), memoryview(sealed)[NONCE_BYTES:]
-            payload = self._ring.chunk_key(epoch).open(nonce, ciphertext, aad)
-            data = self._unpacked(codec, payload, plain_length)
-            if check_id and self._ring.content_id(data) != content_id:
-                raise IntegrityError("the content does not have this id")
+            return self._open(
+                self._ring, kind, content_id, codec, plain_length, epoch, sealed, check_id
+            )
         except IntegrityError as error:
             raise IntegrityError(
                 f"chunk {content_id.hex()}: {error.message}", next_step=error.next_step
             ) from None
-        return data
 
     def reseal(self, chunk: SealedChunk) -> SealedChunk:
         """The same chunk under the current epoch; the id and the plaintext stay.
@@ -138,6 +136,26 @@ class ChunkSealer:
         )
         return self.seal(chunk.kind, chunk.id, data)
 
+    def _open(
+        self,
+        ring: KeyRing,
+        kind: ChunkKind,
+        content_id: bytes,
+        codec: int,
+        length: int,
+        epoch: int,
+        sealed: Data,
+        check_id: bool,
+    ) -> bytes:
+        _check_bounds(codec, length, len(sealed))
+        aad = _aad(ring, kind, content_id, codec, length, epoch)
+        nonce, ciphertext = bytes(sealed[:NONCE_BYTES]), memoryview(sealed)[NONCE_BYTES:]
+        payload = ring.chunk_key(epoch).open(nonce, ciphertext, aad)
+        data = self._unpacked(codec, payload, length)
+        if check_id and ring.content_id(data) != content_id:
+            raise IntegrityError("the content does not have this id")
+        return data
+
     def _packed(self, data: Data, length: int) -> tuple[bytes, Codec]:
         frame = self._compressor.compress(data)
         return (frame, Codec.ZSTD) if len(frame) < length else (bytes(data), Codec.NONE)
@@ -149,21 +167,20 @@ class ChunkSealer:
             raise IntegrityError(f"it has {len(payload)} bytes, not {length}")
         return payload
 
-    def _checked_aad(
-        self, kind: ChunkKind, content_id: bytes, codec: int, length: int, epoch: int, sealed: int
-    ) -> bytes:
-        if codec not in (Codec.NONE, Codec.ZSTD):
-            raise IntegrityError(f"codec {codec} is unknown")
-        if not 0 < length <= MAX_CHUNK_BYTES:
-            raise IntegrityError(f"a plaintext of {length} bytes is out of bounds")
-        if not OVERHEAD_BYTES < sealed <= length + OVERHEAD_BYTES:
-            raise IntegrityError(f"{sealed} sealed bytes cannot hold {length} bytes")
-        return self._aad(kind, content_id, codec, length, epoch)
 
-    def _aad(
-        self, kind: ChunkKind, content_id: bytes, codec: int, length: int, epoch: int
-    ) -> bytes:
-        repository = self._ring.repository_id
-        return _AAD.pack(
-            MAGIC, FORMAT_VERSION, kind.value, codec, epoch, repository, content_id, length
-        )
+def _check_bounds(codec: int, length: int, sealed: int) -> None:
+    if codec not in (Codec.NONE, Codec.ZSTD):
+        raise IntegrityError(f"codec {codec} is unknown")
+    if not 0 < length <= MAX_CHUNK_BYTES:
+        raise IntegrityError(f"a plaintext of {length} bytes is out of bounds")
+    if not OVERHEAD_BYTES < sealed <= length + OVERHEAD_BYTES:
+        raise IntegrityError(f"{sealed} sealed bytes cannot hold {length} bytes")
+
+
+def _aad(
+    ring: KeyRing, kind: ChunkKind, content_id: bytes, codec: int, length: int, epoch: int
+) -> bytes:
+    return _AAD.pack(
+        *(MAGIC, FORMAT_VERSION, kind.value, codec, epoch),
+        *(ring.repository_id, content_id, length),
+    )

@@ -11,6 +11,7 @@ cannot open what was sealed after it. A slot holds the roots of all epochs up to
 any one slot opens everything.
 """
 
+import hashlib
 import hmac
 import os
 from collections.abc import Callable, Sequence
@@ -56,14 +57,19 @@ class Profile(Enum):
 
 
 class RootKey:
-    """The 32 random bytes of an epoch; not shown by ``repr``, not to be pickled."""
+    """The 32 random bytes of an epoch; not shown by ``repr``, not to be pickled.
 
-    __slots__ = ("_raw",)
+    It is kept with a digest, which is looked at before each use: a bit that flips in it would
+    put whatever follows under a key that no slot holds.
+    """
+
+    __slots__ = ("_digest", "_raw")
 
     def __init__(self, raw: bytes) -> None:
         if len(raw) != KEY_BYTES:
             raise ValueError(f"a root key has {KEY_BYTES} bytes, not {len(raw)}")
         self._raw = bytes(raw)
+        self._digest = hashlib.sha256(self._raw).digest()
 
     @classmethod
     def generate(cls, entropy: Entropy = os.urandom) -> "RootKey":
@@ -71,13 +77,22 @@ class RootKey:
         return cls(entropy(KEY_BYTES))
 
     def reveal(self) -> bytes:
-        """The key itself, for a slot to wrap."""
+        """The key itself, for a slot to wrap.
+
+        Raises:
+            IntegrityError: it changed in memory.
+        """
+        if hashlib.sha256(self._raw).digest() != self._digest:
+            raise IntegrityError(
+                "a root key changed in memory since the repository was opened",
+                next_step="test this machine's memory; open the repository anew",
+            )
         return self._raw
 
     def derive(self, purpose: Purpose, repository_id: bytes, epoch: int) -> bytes:
         """HKDF-SHA-256 of the root: 32 bytes for one purpose in one epoch of one repository."""
         info = b"sealift repository v1\0" + epoch.to_bytes(4, "big") + purpose.value
-        return HKDF(hashes.SHA256(), KEY_BYTES, repository_id, info).derive(self._raw)
+        return HKDF(hashes.SHA256(), KEY_BYTES, repository_id, info).derive(self.reveal())
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, RootKey) and hmac.compare_digest(self._raw, other._raw)
@@ -118,7 +133,7 @@ class KeyRing:
             raise ValueError(f"a repository id has {REPOSITORY_ID_BYTES} bytes")
         if epoch != len(past) + 1 or epoch > MAX_EPOCH:
             raise ValueError(f"epoch {epoch} does not follow {len(past)} past roots")
-        self.repository_id = bytes(repository_id)
+        self.repository_id = bytes(bytearray(repository_id))  # a copy of its own: see twin
         self.epoch = epoch
         self.profile = profile
         self.entropy = entropy
@@ -141,6 +156,14 @@ class KeyRing:
     def roots(self) -> Sequence[RootKey]:
         """Of every epoch up to the current one, the first one first."""
         return self._roots
+
+    def twin(self) -> "KeyRing":
+        """The same keys, derived anew into other memory.
+
+        What one ring sealed, its twin opens only if neither changed in memory since: a
+        sealer proves itself with one.
+        """
+        return self._with(self._roots)
 
     def at_epoch(self, epoch: int) -> "KeyRing":
         """The ring as it was in an earlier epoch, to seal as its other writers do."""

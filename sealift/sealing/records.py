@@ -7,7 +7,7 @@ is padded (Padmé), its content and the content's length are inside.
 import struct
 from enum import Enum
 
-from sealift.errors import IntegrityError
+from sealift.errors import IntegrityError, SealiftError
 from sealift.sealing.compression import Compressor
 from sealift.sealing.keys import KeyRing
 from sealift.sealing.version import FORMAT_VERSION, MAGIC, newer_format
@@ -58,6 +58,7 @@ class RecordSealer:
 
     def __init__(self, ring: KeyRing) -> None:
         self._ring = ring
+        self._proof = ring.twin()
         self._compressor = Compressor(_LEVEL)
 
     def seal(self, kind: RecordKind, name: str, data: bytes) -> bytes:
@@ -71,14 +72,10 @@ class RecordSealer:
         epoch = self._ring.epoch
         head = _HEAD.pack(MAGIC, FORMAT_VERSION, kind.value, 0, epoch)
         payload = self._payload(data)
-        aad = self._aad(head, name)
+        aad = _aad(self._ring, head, name)
         nonce = self._ring.nonce(aad, payload)
         sealed = head + nonce + self._ring.record_key(epoch).seal(nonce, payload, aad)
-        if self.open(kind, name, sealed, max_bytes=len(data)) != data:
-            raise IntegrityError(
-                f"{name}: a record that was just sealed does not open to what was sealed",
-                next_step="test this machine's memory; nothing of this record was stored",
-            )
+        self._prove(kind, name, sealed, data)
         return sealed
 
     def open(self, kind: RecordKind, name: str, sealed: bytes, *, max_bytes: int) -> bytes:
@@ -95,17 +92,19 @@ class RecordSealer:
             NewerFormatError: it is of a version to come.
         """
         try:
-            return self._opened(kind, name, sealed, max_bytes)
+            return self._opened(self._ring, kind, name, sealed, max_bytes)
         except IntegrityError as error:
             raise IntegrityError(f"{name}: {error.message}", next_step=error.next_step) from None
 
-    def _opened(self, kind: RecordKind, name: str, sealed: bytes, max_bytes: int) -> bytes:
+    def _opened(
+        self, ring: KeyRing, kind: RecordKind, name: str, sealed: bytes, max_bytes: int
+    ) -> bytes:
         if len(sealed) < _OVERHEAD_BYTES:
             raise IntegrityError(f"{len(sealed)} bytes are too few for a record")
         epoch = _epoch(kind, sealed)
         nonce_at, at = _HEAD.size, _HEAD.size + NONCE_BYTES
-        aad = self._aad(bytes(sealed[:nonce_at]), name)
-        key = self._ring.record_key(epoch)
+        aad = _aad(ring, bytes(sealed[:nonce_at]), name)
+        key = ring.record_key(epoch)
         payload = key.open(bytes(sealed[nonce_at:at]), memoryview(sealed)[at:], aad)
         length, packed = _LENGTHS.unpack_from(payload)
         end = _LENGTHS.size + packed
@@ -115,14 +114,27 @@ class RecordSealer:
             raise IntegrityError("its length and its padding do not fit")
         return self._compressor.expand(payload[_LENGTHS.size : end], length)
 
+    def _prove(self, kind: RecordKind, name: str, sealed: bytes, data: bytes) -> None:
+        try:
+            if self._opened(self._proof, kind, name, sealed, len(data)) == data:
+                return
+            why = "it opens to something else"
+        except SealiftError as error:
+            why = error.message
+        raise IntegrityError(
+            f"{name}: a record that was just sealed does not open to what was sealed: {why}",
+            next_step="test this machine's memory; nothing of this record was stored",
+        )
+
     def _payload(self, data: bytes) -> bytes:
         frame = self._compressor.compress(data)
         exact = _OVERHEAD_BYTES + len(frame)
         return _LENGTHS.pack(len(data), len(frame)) + frame + bytes(padme(exact) - exact)
 
-    def _aad(self, head: bytes, name: str) -> bytes:
-        encoded = name.encode()
-        return head + _BOUND.pack(self._ring.repository_id, len(encoded)) + encoded
+
+def _aad(ring: KeyRing, head: bytes, name: str) -> bytes:
+    encoded = name.encode()
+    return head + _BOUND.pack(ring.repository_id, len(encoded)) + encoded
 
 
 def _epoch(kind: RecordKind, sealed: bytes) -> int:

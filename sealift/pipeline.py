@@ -114,7 +114,7 @@ class Crew:
 
     Calls that wait for a distant service want dozens of workers. Where the processor is
     the limit, dozens only take the interpreter's lock from each other: with 32 workers a
-    local server got a fifth less than with 8. So a crew begins small, tries twice its size
+    local server got a fifth less than with 4. So a crew begins small, tries twice its size
     for a moment, keeps that when it was faster by a sixth or more, and else goes back and
     tries again some seconds later. Not thread-safe.
 
@@ -123,7 +123,7 @@ class Crew:
         now: of ``Clock.monotonic``.
     """
 
-    _FIRST = 8
+    _FIRST = 4
     _WINDOW_SECONDS = 0.2
     _HOLD_SECONDS = 5.0
     _GAIN = 1.15

@@ -12,7 +12,12 @@ import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import hypothesis
 import pytest
+
+# A deadline of one example is a timing, and fails on a busy machine.
+hypothesis.settings.register_profile("sealift", deadline=None)
+hypothesis.settings.load_profile("sealift")
 
 Evidence = Callable[[str, str], None]
 _LINES = pytest.StashKey[dict[str, str]]()

@@ -5,9 +5,10 @@ import logging
 from base64 import b64encode
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from connectors.aws.block_lists import BLOCK_BYTES
+from connectors.aws.block_put import BlockSender
 from connectors.aws.errors import MissingError, aws_call, code_of, field_of
 from connectors.aws.snapshots import Snapshots
 from connectors.aws.tags import SEALED
@@ -39,12 +40,12 @@ class EbsSnapshotWriter:
     """A pending snapshot under construction.
 
     Put blocks are durable when the call returns, and the same block may be put again. The
-    snapshot can neither be read nor launched before ``commit`` (I6). Memory: none beyond
-    the callers' buffers; of what is less than a whole buffer, a copy during the call. Safe in
-    any number of threads.
+    snapshot can neither be read nor launched before ``commit`` (I6). Memory: beside the
+    callers' buffers a copy of one block during each call. Safe in any number of threads.
 
     Args:
         ebs: client with SDK retries off.
+        blocks: sends the blocks.
         snapshots: finds and changes snapshots of the migration.
         ref: the pending snapshot; its size is a whole number of GiB.
         unwritten: what absent blocks will read as.
@@ -57,6 +58,7 @@ class EbsSnapshotWriter:
     def __init__(
         self,
         ebs: "EBSClient",
+        blocks: BlockSender,
         snapshots: Snapshots,
         ref: SnapshotRef,
         *,
@@ -67,6 +69,7 @@ class EbsSnapshotWriter:
         complete_timeout_seconds: float = 900.0,
     ) -> None:
         self._ebs = ebs
+        self._blocks = blocks
         self._snapshots = snapshots
         self._id = ref.id
         self._waiter = waiter
@@ -115,19 +118,12 @@ class EbsSnapshotWriter:
         self._limit.acquire(1)
         try:
             with aws_call("ebs:PutSnapshotBlock"):
-                answer = self._ebs.put_snapshot_block(
-                    SnapshotId=self._id,
-                    BlockIndex=index,
-                    BlockData=_sdk_bytes(data),
-                    DataLength=BLOCK_BYTES,
-                    Checksum=checksum,
-                    ChecksumAlgorithm="SHA256",
-                )
+                confirmed = self._blocks.put(self._id, index, bytes(data), checksum)
         except MissingError as error:
             raise self._not_there(error) from None
-        if field_of(answer, "Checksum", "ebs:PutSnapshotBlock") != checksum:
+        if confirmed != checksum:
             raise TransientError(
-                f"EBS confirmed another checksum for block {index} of {self._id}",
+                f"EBS did not confirm the checksum of block {index} of {self._id}",
                 snapshot_id=self._id,
                 block_index=index,
             )
@@ -248,14 +244,6 @@ class EbsSnapshotWriter:
 
     def close(self) -> None:
         """Nothing is held; the client belongs to the target."""
-
-
-def _sdk_bytes(data: memoryview) -> bytes:
-    """What the SDK takes, which knows no views: the buffer itself where the view is all of it."""
-    whole = data.obj
-    if isinstance(whole, bytearray) and data.c_contiguous and len(whole) == data.nbytes:
-        return cast(bytes, whole)  # botocore.validate takes either, its stubs do not say so
-    return bytes(data)
 
 
 def _total(blocks: Iterable[tuple[int, bytes]]) -> _Total:

@@ -1,19 +1,25 @@
 """SDK clients from standard AWS configuration, with every retry of the SDK switched off."""
 
+import os
 import re
 import threading
 from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
 
 import boto3
 import botocore
 import botocore.session
 from botocore.config import Config
+from botocore.httpsession import get_cert_path
 from botocore.loaders import Loader, create_loader
+from botocore.utils import get_environ_proxies
 
 from connectors.aws.answers import refuse_untyped
+from connectors.aws.block_put import BlockSender
 from connectors.aws.errors import aws_call
+from connectors.aws.http_sender import HttpSender, Route
 from connectors.aws.pace import keep_pace
 from connectors.aws.spec import ClientSettings
 from sealift.errors import TransientError
@@ -113,7 +119,9 @@ class AwsClients:
     spec: ClientSettings
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _session: boto3.Session | None = None
+    _core: botocore.session.Session | None = None
     _ebs: "EBSClient | None" = None
+    _blocks: BlockSender | None = None
     _ec2: "EC2Client | None" = None
     _sts: "STSClient | None" = None
     _kms: "KMSClient | None" = None
@@ -136,6 +144,17 @@ class AwsClients:
                 keep_pace(self._ebs, self.spec.read_timeout_seconds)
                 self._ebs.meta.events.register("after-call.ebs", refuse_untyped)
             return self._ebs
+
+    @property
+    def blocks(self) -> BlockSender:
+        """PutSnapshotBlock, which takes another way than all other calls; see ADR 21."""
+        ebs = self.ebs
+        with self._lock, aws_call("ebs:PutSnapshotBlock"):
+            if self._blocks is None:
+                session = self._opened()
+                sender = HttpSender(self._route(ebs.meta.endpoint_url))
+                self._blocks = BlockSender(ebs, session.get_credentials(), sender)
+            return self._blocks
 
     @property
     def ec2(self) -> "EC2Client":
@@ -204,6 +223,9 @@ class AwsClients:
             for client in self._made:
                 if client is not None:
                     client.close()
+            if self._blocks is not None:
+                self._blocks.close()
+            self._blocks = None
             self._ebs = self._ec2 = self._sts = self._kms = self._quotas = self._s3 = None
 
     @property
@@ -214,9 +236,21 @@ class AwsClients:
     def _config(self) -> Config:
         return client_config(self.spec)
 
+    def _route(self, endpoint: str) -> Route:
+        """Authorities and proxy as the SDK chooses them."""
+        configured = self._core.get_config_variable("ca_bundle") if self._core else None
+        trust = configured or os.environ.get("REQUESTS_CA_BUNDLE") or get_cert_path(True)
+        return Route(
+            trust=str(trust),
+            proxy=get_environ_proxies(endpoint).get(urlsplit(endpoint).scheme, ""),
+            connect_timeout_seconds=self.spec.connect_timeout_seconds,
+            read_timeout_seconds=self.spec.read_timeout_seconds,
+            user_agent=_USER_AGENT,
+        )
+
     def _opened(self) -> boto3.Session:
         if self._session is None:
-            core = botocore.session.Session(profile=self.spec.profile)
+            self._core = core = botocore.session.Session(profile=self.spec.profile)
             core.register_component("data_loader", _loader())
             self._session = boto3.Session(botocore_session=core, region_name=self.spec.region)
         return self._session

@@ -100,6 +100,7 @@ class AwsTarget:
         """
         return EbsSnapshotWriter(
             self.clients.ebs,
+            self.clients.blocks,
             self._snapshots,
             ref,
             unwritten=self._snapshots.unwritten(ref, parent),

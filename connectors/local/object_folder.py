@@ -113,6 +113,7 @@ class FolderObjectStore:
         self._root = root
         self._clock = clock
         self._changing: _NameLock | None = None
+        self._tidied = False
         self._opening = threading.Lock()
         self.identity = f"folder:{path}"
         self.caps = caps
@@ -165,7 +166,10 @@ class FolderObjectStore:
         with _folder_errors(f"{self._path}/{name}"), self._inside(name, create=True) as folder:
             with self._temporary(view) as (incoming, temporary, info):
                 leaf = name.rpartition("/")[2]
-                self._enter(name, folder, leaf, (incoming, temporary), if_absent, if_match)
+                try:
+                    self._enter(name, folder, leaf, (incoming, temporary), if_absent, if_match)
+                except FileNotFoundError:
+                    raise TransientError(f"{name}: its temporary file was taken away") from None
             os.fsync(folder)
             return ObjectInfo(name, len(view), info.version, info.modified)
 
@@ -305,10 +309,12 @@ class FolderObjectStore:
         """A durable file in ``.incoming`` and what it will be; gone at the end."""
         with self._subfolder(_INCOMING, create=True) as incoming:
             temporary = f"{secrets.token_hex(16)}.part"
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-            file = self._private_file(temporary, incoming, flags)
+            with self._names.held():  # between making and locking it, it looks left behind
+                self._tidy(incoming)
+                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+                file = self._private_file(temporary, incoming, flags)
+                flock(file, LOCK_EX)
             try:
-                flock(file, LOCK_EX | LOCK_NB)  # tells it from what a killed process left
                 _write(file, data)
                 os.utime(file, ns=(self._stamp(), self._stamp()))
                 os.fsync(file)
@@ -317,6 +323,20 @@ class FolderObjectStore:
                 with suppress(FileNotFoundError):
                     os.unlink(temporary, dir_fd=incoming)
                 os.close(file)
+
+    def _tidy(self, incoming: int) -> None:
+        """Remove what killed processes left: nobody holds a lock on it any more."""
+        if self._tidied:
+            return
+        self._tidied = True
+        for name in os.listdir(incoming):
+            with suppress(FileNotFoundError, BlockingIOError):
+                file = os.open(name, os.O_RDONLY | _NEVER_AWAY, dir_fd=incoming)
+                try:
+                    flock(file, LOCK_EX | LOCK_NB)
+                    os.unlink(name, dir_fd=incoming)
+                finally:
+                    os.close(file)
 
     def _stamp(self) -> int:
         """Nanoseconds since 1970 whose last three digits are random.

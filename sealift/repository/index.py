@@ -9,7 +9,7 @@ import fcntl
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -146,8 +146,13 @@ class ChunkIndex:
 
     # ------------------------------------------------------------------ following the head
 
-    def follow(self, refs: Sequence[IndexRef], fetch: Callable[[IndexRef], list[Toc]]) -> None:
-        """Know what these index objects say, and nothing else beside what is pending.
+    def follow(
+        self,
+        refs: Sequence[IndexRef],
+        fetch: Callable[[IndexRef], list[Toc]],
+        pending: Collection[str],
+    ) -> None:
+        """Know what these index objects say, and nothing else beside packs that are ``pending``.
 
         Raises:
             IntegrityError: an index object is damaged or missing; as before otherwise.
@@ -161,7 +166,20 @@ class ChunkIndex:
         for name, ref in wanted.items():
             if known.get(name) != ref.digest:
                 self._learn_source(ref, fetch(ref))
+        self._forget_pending(pending)
         self._stored_packs = self._count_packs()
+
+    def _forget_pending(self, but: Collection[str]) -> None:
+        """What is pending no more was committed, and is in an index object, or is gone."""
+        for toc in [t for name, t in self._pending_tocs.items() if name not in but]:
+            self._settle(toc)
+        with self._lock, self._transaction() as db:
+            query = "SELECT no, name FROM packs, members WHERE pack = no AND source = ''"
+            spilled = [no for no, name in db.execute(query).fetchall() if name not in but]
+            db.executemany(
+                "DELETE FROM members WHERE source = '' AND pack = ?", [(n,) for n in spilled]
+            )
+            db.execute("DELETE FROM packs WHERE no NOT IN (SELECT pack FROM members)")
 
     def _forget_source(self, name: str) -> None:
         with self._lock, self._transaction() as db:
@@ -177,7 +195,7 @@ class ChunkIndex:
                 db.execute("INSERT OR IGNORE INTO members VALUES (?, ?)", (ref.name, no))
             db.execute("INSERT OR REPLACE INTO sources VALUES (?, ?)", (ref.name, ref.digest))
         for toc in tocs:
-            self._settle(toc)
+            self._settle(toc)  # what the database knows need not be kept in memory
 
     def _insert_pack(self, db: sqlite3.Connection, toc: Toc) -> int:
         row = db.execute("SELECT no FROM packs WHERE name = ?", (toc.pack,)).fetchone()
@@ -196,7 +214,7 @@ class ChunkIndex:
         return int(no or 0)
 
     def _settle(self, toc: Toc) -> None:
-        """What the database knows need not be kept in memory."""
+        """Keep it in memory no more."""
         with self._lock:
             if self._pending_tocs.pop(toc.pack, None) is not None:
                 entries = self._pending[toc.kind]
@@ -216,16 +234,6 @@ class ChunkIndex:
             full = sum(len(held) for held in self._pending.values()) > PENDING_ENTRIES
         if full:
             self._spill()
-
-    def drop_pending(self) -> None:
-        """Forget what is pending: it was committed, and is followed, or is given up."""
-        with self._lock, self._transaction() as db:
-            self._pending_tocs.clear()
-            for held in self._pending.values():
-                held.clear()
-            db.execute("DELETE FROM members WHERE source = ''")
-            db.execute("DELETE FROM packs WHERE no NOT IN (SELECT pack FROM members)")
-        self._stored_packs = self._count_packs()
 
     def _spill(self) -> None:
         with self._lock, self._transaction() as db:
@@ -264,6 +272,24 @@ class ChunkIndex:
                 for row in self._rows(kind, rest):
                     found[row[0]] = Location(row[1], *row[3:8])
         return found
+
+    def packs_of(self, kind: ChunkKind, ids: Iterable[bytes]) -> tuple[set[str], list[bytes]]:
+        """Names of packs in which ``ids`` lie, and those ids that are nowhere."""
+        names: set[str] = set()
+        rest = []
+        with self._lock:
+            pending = self._pending[kind]
+            for one in ids:
+                held = pending.get(one)
+                if held is None:
+                    rest.append(one)
+                else:
+                    names.add(held[0])
+            found = {}
+            if self._stored_packs and rest:
+                found = {row[0]: row[1] for row in self._rows(kind, rest)}
+        names.update(found.values())
+        return names, [one for one in rest if one not in found]
 
     def places(self, kind: ChunkKind, ids: Sequence[bytes]) -> Iterator[tuple[bytes, int, int]]:
         """(id, number of pack, position in it) of every copy of ``ids`` in the database."""

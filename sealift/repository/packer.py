@@ -70,7 +70,7 @@ class Packer:
         self._done = threading.Condition(self._lock)
         self._open = {kind: PackBuilder(kind, pack_bytes) for kind in ChunkKind}
         self._claimed: dict[ChunkKind, set[bytes]] = {kind: set() for kind in ChunkKind}
-        self._unsent: list[tuple[Toc, bytearray]] = []
+        self._unsent: list[tuple[Toc, bytes]] = []
         self._busy: set[int] = set()
         self._tickets = 0
         self._failed: BaseException | None = None
@@ -148,7 +148,7 @@ class Packer:
         finally:
             self._finish(ticket)
 
-    def _put(self, toc: Toc, whole: bytearray) -> None:
+    def _put(self, toc: Toc, whole: bytes) -> None:
         info = self._store.put(toc.pack, whole)
         if info.size != len(whole):
             raise IntegrityError(

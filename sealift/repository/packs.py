@@ -105,24 +105,20 @@ class PackBuilder:
         self._chunks.append(chunk)
         self.size += len(chunk.sealed)
 
-    def sealed(
-        self, records: RecordSealer, entropy: Callable[[int], bytes]
-    ) -> tuple[Toc, bytearray]:
+    def sealed(self, records: RecordSealer, entropy: Callable[[int], bytes]) -> tuple[Toc, bytes]:
         """The pack under a new random name: its table and the whole object."""
         name = pack_name(entropy(RANDOM_BYTES))
         chunks, self._chunks, area = self._chunks, [], self.size
         random.Random(entropy(32)).shuffle(chunks)  # noqa: S311 - seeded with entropy
-        entries, offset, whole = [], 0, bytearray()
+        entries, offset = [], 0
         for chunk in chunks:
             length = len(chunk.sealed)
             entries.append(_packed(chunk, offset, length))
-            whole += chunk.sealed
             offset += length
-        whole += entropy(padme(area) - area)
         body = b"".join(entries)
         toc = records.seal(RecordKind.TOC, name, _HEAD.pack(self.kind.value, len(entries)) + body)
-        whole += toc
-        whole += _TRAILER.pack(len(toc), _MAGIC)
+        rest = (entropy(padme(area) - area), toc, _TRAILER.pack(len(toc), _MAGIC))
+        whole = b"".join((*(chunk.sealed for chunk in chunks), *rest))
         return Toc(name, self.kind, len(whole), body), whole
 
 

@@ -165,6 +165,7 @@ class Repository:
         self.index.follow(
             commit.indexes,
             lambda ref: read_index(self.store, self.records, ref, MAX_INDEX_OBJECT_BYTES),
+            self.packer.packs().keys(),
         )
 
     # ------------------------------------------------------------------ chunks and nodes
@@ -286,8 +287,6 @@ class Repository:
             )
 
         self._head = self.log.publish(change)
-        self._follow(self._head.commit)
-        self.index.drop_pending()
         self.packer.committed()
         return self._head
 
@@ -336,14 +335,16 @@ class Repository:
             ChunksGoneError: some are not there any more.
         """
         self._follow(commit)
-        needed = set(self.packer.packs())
+        pending = self.packer.packs().keys()
+        needed = set(pending)
         for one in point.disks:
             base = bases.get(one.disk.id)
             live = base is not None and commit.point(base[0]) is not None
             needed |= self._packs_of(base[1] if base and live else None, one.tree)
-        gone = needed & set(commit.doomed)
-        if gone:
-            raise self._gone(f"{min(gone)} was pruned meanwhile")
+        doomed = set(commit.doomed)
+        for name in sorted(needed):
+            if name in doomed or not (name in pending or self.index.has_pack(name)):
+                raise self._gone(f"{name} was pruned meanwhile")
         return needed
 
     def _packs_of(self, base: Tree | None, tree: Tree) -> set[str]:
@@ -352,11 +353,10 @@ class Repository:
         while part := list(islice(parts, _BATCH)):
             for kind in ChunkKind:
                 ids = [one for level, one in part if (level < 0) == (kind is ChunkKind.DATA)]
-                found = self.index.find(kind, ids)
-                for one in ids:
-                    if one not in found:
-                        raise self._gone(f"chunk {one.hex()} is in no pack of the index")
-                    packs.add(found[one].pack)
+                found, missing = self.index.packs_of(kind, ids)
+                if missing:
+                    raise self._gone(f"chunk {missing[0].hex()} is in no pack of the index")
+                packs |= found
         return packs
 
     def _load_or_gone(self, node: bytes) -> bytes:

@@ -15,6 +15,8 @@ from sealift.units import MiB
 
 OPERATION_BYTES = MiB
 """One write: 16 chunks of 64 KiB share its overhead, and workers are still served evenly."""
+WORKERS = 4
+"""Sealing takes a processor each; with more, two of them spent 15 % on changing places."""
 _BATCH = 4096
 
 
@@ -34,6 +36,7 @@ class RepositoryWriter:
         finished: takes the tree at ``commit``.
         done: the tree, when an earlier call or process committed already.
         abandoned: told of ``abort``.
+        gone: told when something that it stands on was pruned, so that it can never be whole.
     """
 
     def __init__(
@@ -46,11 +49,12 @@ class RepositoryWriter:
         finished: Callable[[Tree], None],
         done: Tree | None = None,
         abandoned: Callable[[], None] = lambda: None,
+        gone: Callable[[], None] = lambda: None,
     ) -> None:
         chunk = base.chunk_size if base else repository.options.chunk_bytes
         self._repository, self._identity = repository, identity
         self._base, self._finished, self._abandoned = base, finished, abandoned
-        self._done = done
+        self._done, self._gone = done, gone
         self._aborted = False
         self._digest = repository.sealer.content_id
         self._zero = self._digest(bytes(chunk))
@@ -63,7 +67,7 @@ class RepositoryWriter:
             native_zero=True,
             whole_blocks=True,
             wants_digests=True,
-            concurrency=max(1, min(8, repository.store.caps.concurrency)),
+            concurrency=max(1, min(WORKERS, repository.store.caps.concurrency)),
             digest=self._digest,
             keeps_digests=True,
             base=known,
@@ -124,14 +128,22 @@ class RepositoryWriter:
         if self._done is not None:
             return
         self._repository.packer.flush()
+        try:
+            tree = self._built(blocks)
+        except ChunksGoneError:
+            self._gone()
+            raise
+        self._repository.packer.flush()
+        self._finished(tree)
+        self._done = tree
+
+    def _built(self, blocks: Iterable[tuple[int, bytes]]) -> Tree:
         start = self._base or Tree(self._caps.size, self._caps.block_size, ZERO_ID)
         changes = _Changes(blocks, self._zero, self._check_stored)
         load, store = self._repository.load_node, self._repository.store_node
         tree = built(start, changes, load, store, self._caps.size)
         self._check_all_named(changes.named)
-        self._repository.packer.flush()
-        self._finished(tree)
-        self._done = tree
+        return tree
 
     def abort(self) -> None:
         """See ``DiskWriter.abort``; what was stored already is garbage that prune removes."""

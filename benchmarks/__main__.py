@@ -20,6 +20,7 @@ from benchmarks import (
     profile,
     report,
     rounds,
+    sealing,
     startup,
 )
 from benchmarks.measure import Row
@@ -35,6 +36,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "startup": startup.measure,
     "cutover": final_sync.measure,
     "completion": completion.measure,
+    "seal": sealing.measure,
 }
 
 

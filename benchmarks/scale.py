@@ -19,6 +19,7 @@ class Scale:
         cutover_bytes: disk that is cut over.
         dirty_bytes: what its last sync has to send.
         profile_bytes: disk whose sync is profiled.
+        seal_bytes: real files that are sealed.
         pairs: repetitions of short measurements.
         few_pairs: repetitions of long ones.
     """
@@ -32,6 +33,7 @@ class Scale:
     cutover_bytes: int
     dirty_bytes: int
     profile_bytes: int
+    seal_bytes: int
     pairs: int
     few_pairs: int
 
@@ -46,6 +48,7 @@ FULL = Scale(
     cutover_bytes=1 * GiB,
     dirty_bytes=64 * MiB,
     profile_bytes=512 * MiB,
+    seal_bytes=96 * MiB,
     pairs=5,
     few_pairs=3,
 )
@@ -59,6 +62,7 @@ TINY = Scale(
     cutover_bytes=64 * MiB,
     dirty_bytes=4 * MiB,
     profile_bytes=16 * MiB,
+    seal_bytes=8 * MiB,
     pairs=1,
     few_pairs=1,
 )

@@ -26,6 +26,7 @@ LINE = re.compile(
         ("memory", ["memory-flat", "memory-peak"]),
         ("startup", ["startup-help", "startup-status"]),
         ("cutover", ["final-sync"]),
+        ("seal", ["seal-64k", "seal-256k", "seal-1m", "seal-4m"]),
     ],
 )
 def test_a_benchmark_prints_its_rows(name: str, rows: list[str], tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sealift.errors import LocalStateError
 from sealift.private import make_private_folder, open_private
@@ -292,9 +292,15 @@ class ChunkIndex:
         return names, [one for one in rest if one not in found]
 
     def places(self, kind: ChunkKind, ids: Sequence[bytes]) -> Iterator[tuple[bytes, int, int]]:
-        """(id, number of pack, position in it) of every copy of ``ids`` in the database."""
+        """(id, number of pack, position in it) of every copy of ``ids`` that is committed."""
         with self._lock:
-            rows = list(self._rows(kind, ids))
+            rows = list(
+                self._rows(
+                    kind,
+                    ids,
+                    "AND EXISTS (SELECT 1 FROM members WHERE members.pack = no AND source != '')",
+                )
+            )
         return ((row[0], row[2], row[8]) for row in rows)
 
     def packs(self) -> list[PackRow]:
@@ -321,11 +327,13 @@ class ChunkIndex:
             row = self._db.execute("SELECT size FROM packs WHERE name = ?", (name,)).fetchone()
         return int(row[0]) if row else 0
 
-    def _rows(self, kind: ChunkKind, ids: Sequence[bytes]) -> Iterator[tuple]:  # type: ignore[type-arg]
+    def _rows(
+        self, kind: ChunkKind, ids: Sequence[bytes], only: str = ""
+    ) -> Iterator[tuple[Any, ...]]:
         for at in range(0, len(ids), _BATCH):
             part = ids[at : at + _BATCH]
             marks = ",".join("?" * len(part))
-            query = f"{_LOOK_UP} WHERE id IN ({marks}) AND pack = no AND kind = ?"
+            query = f"{_LOOK_UP} WHERE id IN ({marks}) AND pack = no AND kind = ? {only}"
             with self._errors():
                 yield from self._db.execute(query, (*part, kind.value)).fetchall()
 

@@ -25,7 +25,7 @@ from sealift.repository.packs import (
 from sealift.sealing.chunks import ChunkKind, ChunkSealer, SealedChunk
 from sealift.sealing.records import RecordKind, RecordSealer
 from sealift.sealing.xaes import Data
-from sealift.store import StateStore
+from sealift.store import AppendLog, StateStore
 
 _PART = struct.Struct(">cI")
 _PART_BYTES = 512 * 1024
@@ -79,7 +79,7 @@ class Packer:
         self._refs: list[IndexRef] = []
         self._packs: dict[str, int] = {}
         self._log_name = log_name
-        self._log = state.log(log_name)
+        self._log: AppendLog | None = None
         self.stored_bytes = 0
 
     # ------------------------------------------------------------------ storing
@@ -199,7 +199,8 @@ class Packer:
         self._resend()
         with self._lock:
             self._check()
-            self._log.sync()
+            if self._log is not None:
+                self._log.sync()
 
     def _wait_older(self, last: int) -> None:
         """Wait for what others were at when ticket ``last`` was given; they wait for nobody."""
@@ -246,9 +247,10 @@ class Packer:
         """A commit names all of it now; nothing is pending any more."""
         with self._lock:
             self._tocs, self._toc_bytes, self._refs, self._packs = [], 0, [], {}
-            self._log.close()
+            if self._log is not None:
+                self._log.close()
+                self._log = None
             self._state.delete(self._log_name)
-            self._log = self._state.log(self._log_name)
 
     def _due_tocs(self, least: int) -> list[Toc]:
         if not self._tocs or self._toc_bytes < least:
@@ -274,11 +276,17 @@ class Packer:
     # ------------------------------------------------------------------ after a kill
 
     def _note(self, data: bytes) -> None:
+        log = self._opened_log()
         parts = range(0, len(data), _PART_BYTES)
         for at in parts:
             last = at == parts[-1]
             head = _PART.pack(b"L" if last else b"M", len(data))
-            self._log.append(head + data[at : at + _PART_BYTES])
+            log.append(head + data[at : at + _PART_BYTES])
+
+    def _opened_log(self) -> AppendLog:
+        if self._log is None:
+            self._log = self._state.log(self._log_name)
+        return self._log
 
     def resume(self) -> int:
         """Take over the packs that a process before put and never committed; how many.
@@ -302,7 +310,7 @@ class Packer:
     def _noted(self) -> list[Toc]:
         tocs: list[Toc] = []
         data = b""
-        for record in self._log.records():
+        for record in self._opened_log().records():
             kind, length = _PART.unpack_from(record)
             data += record[_PART.size :]
             if kind == b"L":

@@ -4,6 +4,7 @@ import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -129,8 +130,20 @@ class Repository:
         cache: Path | None = None,
         options: RepositoryOptions | None = None,
         witness: Witness | None = None,
+        *,
+        writes: bool = True,
     ) -> "Repository":
         """Find the head, know what it names, and take over what a killed process left.
+
+        Args:
+            store: see ``Repository``; as for the rest.
+            ring: keys.
+            state: of this host.
+            clock: time.
+            cache: folder of the local index.
+            options: see there.
+            witness: of a receipt, beside what this host remembers.
+            writes: False for whoever only reads, checks or prunes.
 
         Raises:
             RepositoryRolledBackError: an older state than one that was there before is shown.
@@ -139,7 +152,8 @@ class Repository:
         self = cls(store, ring, state, clock, cache, options)
         self._head = self.log.head(witness)
         self._follow(self._head.commit)
-        self.packer.resume()
+        if writes:
+            self.packer.resume()
         return self
 
     def close(self) -> None:
@@ -187,26 +201,26 @@ class Repository:
     def _fetch_node(self, node: bytes, where: Location) -> bytes:
         """One node, and its neighbours in a small pack: they are asked for next."""
         try:
-            size = self.index.pack_size(where.pack)
-            if not 0 < size <= NODE_PACK_READ_WHOLE_BYTES:
+            if self.index.pack_size(where.pack) <= NODE_PACK_READ_WHOLE_BYTES:
+                self._keep_all(where.pack)
+            found = self._nodes.get(node)
+            if found is None:
                 sealed = self.store.get(where.pack, where.offset, where.length)
                 found = self.opened(ChunkKind.NODE, node, where, sealed)
-            else:
-                whole = self.store.get(where.pack, 0, size)
-                sealed = whole[where.offset : where.offset + where.length]
-                found = self.opened(ChunkKind.NODE, node, where, sealed)
-                self._keep_neighbours(where.pack, whole)
         except ObjectMissingError as error:
             raise IntegrityError(f"node {node.hex()}: {where.pack} is missing") from error
         self._nodes.put(node, found)
         return found
 
-    def _keep_neighbours(self, pack: str, whole: bytes) -> None:
-        toc = read_toc(pack, len(whole), lambda at, length: whole[at : at + length], self.records)
-        for entry in toc.entries():
-            where = Location(pack, *entry[1:])
-            sealed = whole[entry.offset : entry.offset + entry.length]
-            self._nodes.put(entry.id, self.opened(ChunkKind.NODE, entry.id, where, sealed))
+    def _keep_all(self, pack: str) -> None:
+        """Keep every node of a pack that opens; nobody has asked for the others yet."""
+        with suppress(IntegrityError):
+            whole = self.store.get(pack)
+            toc = read_toc(pack, len(whole), lambda at, n: whole[at : at + n], self.records)
+            for entry in toc.entries():
+                sealed = whole[entry.offset : entry.offset + entry.length]
+                where = Location(pack, *entry[1:])
+                self._nodes.put(entry.id, self.opened(ChunkKind.NODE, entry.id, where, sealed))
 
     def store_node(self, data: bytes) -> bytes:
         """Store a node; its id."""
@@ -270,15 +284,15 @@ class Repository:
         """
         self.packer.flush()
         indexes = self.packer.indexed()
-        self._check_pending()
         ref = self._put_manifest(point)
+        names = {index.name for index in indexes}
 
         def change(commit: Commit) -> Commit:
             known = commit.point(ref.id)
             if known is not None:
                 self._check_same(known, point)
                 return commit
-            needed = self._needed(commit, point, bases)
+            needed = self._needed(commit, point, bases, {ref.manifest, *names})
             return replace(
                 commit,
                 points=(*commit.points, ref),
@@ -316,34 +330,46 @@ class Repository:
                 next_step="go on there, or choose another id here",
             )
 
-    def _check_pending(self) -> None:
-        """Every pack that the commit will name is there as it was put (I3)."""
+    def _check_stored(self, ours: set[str]) -> None:
+        """Everything that the commit will name anew is there as it was put (I3).
+
+        Asked after the commit before was read: what it does not doom is deleted by nobody
+        without a commit of his own, and then ours is refused.
+        """
         for name, size in self.packer.packs().items():
             info = self.store.head(name)
             if info is None or info.size != size:
                 raise self._gone(f"{name} is gone from the store or has another length")
+        for name in sorted(ours):
+            if self.store.head(name) is None:
+                raise self._gone(f"{name} is gone from the store")
 
     def _needed(
         self,
         commit: Commit,
         point: PointManifest,
         bases: Mapping[str, tuple[bytes, Tree]],
+        ours: set[str],
     ) -> set[str]:
         """Objects that the point stands on, seen from a commit that it shall follow.
+
+        ``ours`` are its own manifest and index objects.
 
         Raises:
             ChunksGoneError: some are not there any more.
         """
         self._follow(commit)
+        self._check_stored(ours)
         pending = self.packer.packs().keys()
-        needed = set(pending)
+        needed = {*pending, *ours}
         for one in point.disks:
             base = bases.get(one.disk.id)
             live = base is not None and commit.point(base[0]) is not None
             needed |= self._packs_of(base[1] if base and live else None, one.tree)
         doomed = set(commit.doomed)
         for name in sorted(needed):
-            if name in doomed or not (name in pending or self.index.has_pack(name)):
+            own = name in pending or name in ours
+            if name in doomed or not (own or self.index.has_pack(name)):
                 raise self._gone(f"{name} was pruned meanwhile")
         return needed
 

@@ -1,0 +1,103 @@
+"""All nodes of many trees, for prune and check: node packs are read whole, a few at a time."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+
+from sealift.errors import IntegrityError, ObjectMissingError
+from sealift.repository.session import Repository
+from sealift.repository.tree import ID_BYTES, NODE_BYTES, ZERO_ID, Tree, nodes
+from sealift.sealing.chunks import ChunkKind
+
+_PACKS_KEPT = 3
+"""Node packs in memory, 96 MiB: trees are stored in order, so neighbours share a pack."""
+
+
+class NodeLoader:
+    """Loads nodes out of whole packs. Not thread-safe.
+
+    Args:
+        repository: opened.
+    """
+
+    def __init__(self, repository: Repository) -> None:
+        self._repository = repository
+        self._packs: OrderedDict[str, bytes] = OrderedDict()
+
+    def load(self, node: bytes) -> bytes:
+        """Plaintext of a node.
+
+        Raises:
+            IntegrityError: it is missing or damaged; names it.
+        """
+        where = self._repository.index.find(ChunkKind.NODE, [node]).get(node)
+        if where is None:
+            raise IntegrityError(f"node {node.hex()} is in no pack of the index")
+        whole = self._whole(where.pack)
+        sealed = whole[where.offset : where.offset + where.length]
+        return self._repository.opened(ChunkKind.NODE, node, where, sealed)
+
+    def _whole(self, pack: str) -> bytes:
+        found = self._packs.get(pack)
+        if found is None:
+            try:
+                found = self._repository.store.get(pack)
+            except ObjectMissingError as error:
+                raise IntegrityError(f"{pack} is missing") from error
+            self._packs[pack] = found
+            if len(self._packs) > _PACKS_KEPT:
+                self._packs.popitem(last=False)
+        self._packs.move_to_end(pack)
+        return found
+
+
+class Marker:
+    """Which packs a set of trees needs.
+
+    Memory: about 100 bytes for each distinct node, 25 MiB for a full TiB.
+
+    Args:
+        repository: opened, its head followed.
+        avoid: packs that are only used for what no other pack has.
+    """
+
+    def __init__(self, repository: Repository, avoid: Iterable[str]) -> None:
+        self._repository = repository
+        self._loader = NodeLoader(repository)
+        self._seen: set[bytes] = set()
+        names = {row.name: row.no for row in repository.index.packs()}
+        self._avoid = {names[name] for name in avoid if name in names}
+        self.used: set[int] = set()
+
+    def mark(self, tree: Tree, missing: Callable[[ChunkKind, bytes], None]) -> None:
+        """Mark the packs of a tree; subtrees that were marked before cost nothing.
+
+        Args:
+            tree: of a live disk.
+            missing: told of every node and chunk that no pack of the index holds.
+
+        Raises:
+            IntegrityError: a node cannot be read.
+        """
+        for level, node, ids in nodes(tree, self._loader.load, self._enter):
+            self._use(ChunkKind.NODE, {node}, missing)
+            if level == 0:
+                slots = {ids[at : at + ID_BYTES] for at in range(0, NODE_BYTES, ID_BYTES)}
+                self._use(ChunkKind.DATA, slots - {ZERO_ID}, missing)
+
+    def _enter(self, node: bytes) -> bool:
+        new = node not in self._seen
+        self._seen.add(node)
+        return new
+
+    def _use(
+        self, kind: ChunkKind, ids: set[bytes], missing: Callable[[ChunkKind, bytes], None]
+    ) -> None:
+        copies: dict[bytes, list[int]] = {}
+        for one, pack, _ in self._repository.index.places(kind, sorted(ids)):
+            copies.setdefault(one, []).append(pack)
+        for one in ids:
+            packs = copies.get(one)
+            if packs is None:
+                missing(kind, one)
+            elif self.used.isdisjoint(packs):
+                self.used.add(min(packs, key=lambda no: (no in self._avoid, no)))

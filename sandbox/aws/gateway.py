@@ -104,7 +104,7 @@ class Gateway:
             answer = s3_api.retention(call, self.other(asked))
             if answer is not None:
                 return answer
-        return self.other(call)
+        return s3_api.as_documented(call, self.other(call))
 
     def close(self) -> None:
         """Take the account out of moto and free all blocks."""

@@ -139,6 +139,14 @@ def _moment(text: str) -> datetime:
     return datetime.fromisoformat(text.replace("Z", "+00:00")).astimezone(UTC)
 
 
+def as_documented(call: Call, reply: Reply) -> Reply:
+    """moto's answer under the names of the S3 API reference."""
+    if call.operation != "GetBucketVersioning":
+        return reply
+    body = reply.body.replace(b"GetBucketVersioningResponse", b"VersioningConfiguration")
+    return Reply(reply.status, body, reply.headers)
+
+
 def spoiled(call: Call, fault: Fault, reply: Reply) -> Reply:
     """What arrives of an answer under a fault that only S3 has."""
     if call.operation == "GetObject":

@@ -140,7 +140,7 @@ def _moment(text: str) -> datetime:
 
 
 def as_documented(call: Call, reply: Reply) -> Reply:
-    """moto's answer under the names of the S3 API reference."""
+    """What moto answers, under the names of the S3 API reference."""
     if call.operation != "GetBucketVersioning":
         return reply
     body = reply.body.replace(b"GetBucketVersioningResponse", b"VersioningConfiguration")

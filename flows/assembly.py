@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 from flows.places import runtime_directory, state_directory, state_home
 from sealift.cancel import CancelToken
 from sealift.clock import Clock
-from sealift.config import MigrationPlan
-from sealift.endpoints import CloudTarget, Hypervisor
+from sealift.config import AwsPlan, MigrationPlan
+from sealift.config_load import AnyPlan
+from sealift.config_repository import ReplicationPlan
+from sealift.endpoints import CloudTarget, Hypervisor, ReplicaTarget
 from sealift.errors import SourceError
-from sealift.ports import DiskRunner, Ports, side_by_side
+from sealift.ports import DiskRunner, Ports, ReplicaPorts, side_by_side
 from sealift.private import make_private_folder
 from sealift.progress import Sink
 from sealift.ratelimit import RateLimit, SharedTokenBucket, TokenBucket, Unlimited
@@ -78,31 +80,64 @@ def ports_over(
     hypervisor = hypervisor_of(plan, store.directory, around)
     stack.callback(hypervisor.close)
     cloud = cloud_of(plan, around, stack)
-    context = SyncContext(
+    return Ports(
+        hypervisor,
+        cloud,
+        store,
+        context_of(plan, around),
+        policy=plan.migration_policy(),
+        run_disks=around.run_disks,
+    )
+
+
+def replica_ports_over(
+    plan: ReplicationPlan, around: Around, store: FileStateStore, stack: ExitStack
+) -> ReplicaPorts:
+    """Like ``ports_over``, for a replication; its repository has to be there."""
+    hypervisor = hypervisor_of(plan, store.directory, around)
+    stack.callback(hypervisor.close)
+    target = replica_of(plan, around, store, stack)
+    return ReplicaPorts(
+        hypervisor,
+        target,
+        store,
+        context_of(plan, around),
+        policy=plan.migration_policy(),
+        run_disks=around.run_disks,
+    )
+
+
+def replica_of(
+    plan: ReplicationPlan, around: Around, state: FileStateStore, stack: ExitStack
+) -> ReplicaTarget:
+    """The repository that the plan names, as the place of its points."""
+    from flows.repositories import object_store, open_over
+    from sealift.repository.target import RepositoryTarget
+
+    store = object_store(plan, around, stack)
+    found = open_over(plan, around, store, state, stack)
+    return RepositoryTarget(found.repository, plan.name, state)
+
+
+def context_of(plan: AnyPlan, around: Around) -> SyncContext:
+    """What a sync runs in, by the plan's limits."""
+    return SyncContext(
         clock=around.clock,
         cancel=around.cancel,
         retry=RetryPolicy(patience_seconds=min(plan.limits.patience, around.patience_seconds)),
         bandwidth=_bandwidth(plan, around),
         sink=around.sink,
     )
-    return Ports(
-        hypervisor,
-        cloud,
-        store,
-        context,
-        policy=plan.migration_policy(),
-        run_disks=around.run_disks,
-    )
 
 
-def _bandwidth(plan: MigrationPlan, around: Around) -> RateLimit:
+def _bandwidth(plan: AnyPlan, around: Around) -> RateLimit:
     rate = plan.limits.bandwidth
     if not rate:
         return Unlimited()
     return TokenBucket(rate, min(rate, _BURST_BYTES), around.clock, around.cancel)
 
 
-def hypervisor_of(plan: MigrationPlan, state: Path, around: Around) -> Hypervisor:
+def hypervisor_of(plan: AnyPlan, state: Path, around: Around) -> Hypervisor:
     """The source that the plan names.
 
     Raises:
@@ -110,7 +145,7 @@ def hypervisor_of(plan: MigrationPlan, state: Path, around: Around) -> Hyperviso
     """
     from connectors.qemu import QemuHypervisor
 
-    qemu = plan.source.qemu
+    qemu = plan.qemu
     if not qemu.qmp.is_socket():
         there = "is not a socket" if qemu.qmp.exists() else "does not exist"
         raise SourceError(
@@ -119,7 +154,7 @@ def hypervisor_of(plan: MigrationPlan, state: Path, around: Around) -> Hyperviso
         )
     return QemuHypervisor(
         qemu.qmp,
-        plan.migration,
+        plan.name,
         qemu.scratch or _own_scratch(state),
         runtime_directory(plan, around.environ),
         scratch_limit_bytes=qemu.scratch_limit,
@@ -140,30 +175,57 @@ def _own_scratch(state: Path) -> Path:
 
 def cloud_of(plan: MigrationPlan, around: Around, stack: ExitStack) -> CloudTarget:
     """The target that the plan names."""
+    limits = plan.limits
+    account = Account(plan.target.aws, plan.migration, limits.connections, limits.put_rate)
+    return aws_target(account, around, stack)
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """An AWS account and what is to be made in it.
+
+    Attributes:
+        aws: the account.
+        owner: name that everything made carries.
+        connections: blocks in flight, per disk.
+        put_rate: PutSnapshotBlock calls per second; None is what the account may.
+    """
+
+    aws: AwsPlan
+    owner: str
+    connections: int
+    put_rate: int | None = None
+
+
+def aws_target(account: Account, around: Around, stack: ExitStack) -> CloudTarget:
+    """A target in an AWS account; ``stack`` closes it."""
     from connectors.aws.quotas import read_quotas
     from connectors.aws.session import AwsClients
     from connectors.aws.target import AwsTarget
 
-    spec = aws_spec(plan)
+    spec = spec_of(account.aws, account.connections)
     clients = AwsClients(spec)
     stack.callback(clients.close)
-    known = plan.limits.put_rate
 
     def put_rate() -> float:
-        return known or read_quotas(clients).put_per_account.value
+        return account.put_rate or read_quotas(clients).put_per_account.value
 
-    limit = LazyLimit(lambda: _shared(plan, around, put_rate()))
+    limit = LazyLimit(lambda: _shared(account.aws, around, put_rate()))
     stack.callback(limit.close)
-    target = AwsTarget(spec, plan.migration, around.clock, cancel=around.cancel, put_limit=limit)
+    target = AwsTarget(spec, account.owner, around.clock, cancel=around.cancel, put_limit=limit)
     stack.callback(target.close)
     return target
 
 
 def aws_spec(plan: MigrationPlan) -> "AwsSpec":
     """The AWS side of a plan as its connector takes it."""
+    return spec_of(plan.target.aws, plan.limits.connections)
+
+
+def spec_of(aws: AwsPlan, connections: int) -> "AwsSpec":
+    """An account as its connector takes it."""
     from connectors.aws.spec import AwsSpec, VolumeType
 
-    aws = plan.target.aws
     return AwsSpec(
         subnet_id=aws.subnet,
         security_group_ids=aws.security_groups,
@@ -177,13 +239,12 @@ def aws_spec(plan: MigrationPlan) -> "AwsSpec":
         volume_type=VolumeType(aws.volume_type),
         tags=aws.tags,
         snapshot_timeout_minutes=int(aws.snapshot_timeout // 60),
-        concurrency=plan.limits.connections,
+        concurrency=connections,
     )
 
 
-def _shared(plan: MigrationPlan, around: Around, rate: float) -> SharedTokenBucket:
+def _shared(aws: AwsPlan, around: Around, rate: float) -> SharedTokenBucket:
     """One bucket for all migrations of this user into the same account and region."""
-    aws = plan.target.aws
     name = hashlib.sha256(f"{aws.profile}|{aws.region}|{aws.endpoint}".encode()).hexdigest()[:16]
     directory = state_home(around.environ) / ".limits"
     make_private_folder(directory)

@@ -29,6 +29,13 @@ def runtime_directory(plan: AnyPlan, environ: Mapping[str, str]) -> Path:
     return Path(f"/tmp/sealift-{os.getuid()}")  # noqa: S108 - its owner and mode are checked
 
 
+def cache_home(environ: Mapping[str, str]) -> Path:
+    """Folder for what can be made anew: ``$XDG_CACHE_HOME/sealift``."""
+    base = environ.get("XDG_CACHE_HOME", "")
+    root = Path(base) if base.startswith("/") else Path("~/.cache").expanduser()
+    return root / "sealift"
+
+
 def replications_home(environ: Mapping[str, str]) -> Path:
     """Folder that holds one folder per replication."""
     return state_home(environ) / ".replications"

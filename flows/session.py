@@ -1,4 +1,4 @@
-"""One run of one migration: its lock, its log, its progress and its ports, in that order."""
+"""One run of one migration or replication: its lock, log, progress and ports, in that order."""
 
 import logging
 import platform
@@ -17,10 +17,12 @@ from flows.run_log import Redactor, RunLog
 from sealift.cancel import CancelToken
 from sealift.clock import Clock, SystemClock
 from sealift.config import MigrationPlan
+from sealift.config_repository import ReplicationPlan
 from sealift.errors import LockedError, SealiftError, StoppedError, UsageError
 from sealift.host_limits import host_limit
 from sealift.migrator import Migrator
-from sealift.ports import DiskRunner, Ports, side_by_side
+from sealift.ports import DiskRunner, Ports, ReplicaPorts, side_by_side
+from sealift.replicator import Replicator
 from sealift.store import FileStateStore, StateLock
 
 log = logging.getLogger(__name__)
@@ -42,6 +44,7 @@ class Run:
         clock: time.
         run_disks: how the disks of a round are run.
         open_migrator: makes the migrator over its ports.
+        open_replicator: makes the replicator over its ports.
     """
 
     command: str
@@ -51,16 +54,38 @@ class Run:
     clock: Clock = field(default_factory=SystemClock)
     run_disks: DiskRunner = side_by_side
     open_migrator: Callable[[Ports, str], Migrator] = Migrator.open
+    open_replicator: Callable[[ReplicaPorts, str], Replicator[ReplicaPorts]] = Replicator.open
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """An open run."""
+    """An open run of a migration."""
 
     migrator: Migrator
     ports: Ports
     reporter: Reporter
     log_path: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class Replication:
+    """An open run of a replication."""
+
+    replicator: Replicator[ReplicaPorts]
+    ports: ReplicaPorts
+    reporter: Reporter
+    log_path: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Owned:
+    """What every run has before its ports are opened."""
+
+    around: assembly.Around
+    store: FileStateStore
+    reporter: Reporter
+    log_path: Path | None
+    stack: ExitStack
 
 
 @contextmanager
@@ -72,14 +97,30 @@ def session(plan: MigrationPlan, run: Run) -> Iterator[Session]:
         SealiftError: with the log file as the operand ``log``; also in place of any
             exception that nobody expected, whose trace is in the log file only.
     """
-    store = FileStateStore(state_directory(plan, run.environ))
+    with _owned_run(FileStateStore(state_directory(plan, run.environ)), run) as own:
+        ports = assembly.ports_over(plan, own.around, own.store, own.stack)
+        migrator = run.open_migrator(ports, plan.migration)
+        yield Session(migrator, ports, own.reporter, own.log_path)
+
+
+@contextmanager
+def replication(plan: ReplicationPlan, run: Run) -> Iterator[Replication]:
+    """Own the replication, open its source, its repository and its record; see ``session``."""
+    with _owned_run(FileStateStore(state_directory(plan, run.environ)), run) as own:
+        ports = assembly.replica_ports_over(plan, own.around, own.store, own.stack)
+        replicator = run.open_replicator(ports, plan.name)
+        yield Replication(replicator, ports, own.reporter, own.log_path)
+
+
+@contextmanager
+def _owned_run(store: FileStateStore, run: Run) -> Iterator[_Owned]:
     with RunLog(store.directory / "logs", run.command, run.clock, run.environ) as run_log:
         log.info(
             "sealift %s, %s, python %s", sealift.__version__, run.command, platform.python_version()
         )
         try:
-            with _inside(plan, run, store, run_log.path) as opened:
-                yield opened
+            with _inside(run, store, run_log.path) as own:
+                yield own
         except SealiftError as error:
             expected = isinstance(error, UsageError | LockedError | StoppedError)
             log.error("%s: %s", error.code, error.message, exc_info=not expected)
@@ -92,9 +133,7 @@ def session(plan: MigrationPlan, run: Run) -> Iterator[Session]:
 
 
 @contextmanager
-def _inside(
-    plan: MigrationPlan, run: Run, store: FileStateStore, log_path: Path | None
-) -> Iterator[Session]:
+def _inside(run: Run, store: FileStateStore, log_path: Path | None) -> Iterator[_Owned]:
     board = Board(run.clock)
     around = assembly.Around(
         run.clock, run.cancel, board, run.environ, f"sealift {run.command}", run.run_disks
@@ -103,8 +142,7 @@ def _inside(
         stack.enter_context(_owned(store.directory, around))
         views = [*run.views, BeatView(store, around.run_name, run.clock)]
         reporter = stack.enter_context(Reporter(board, views, run.clock))
-        ports = assembly.ports_over(plan, around, store, stack)
-        yield Session(run.open_migrator(ports, plan.migration), ports, reporter, log_path)
+        yield _Owned(around, store, reporter, log_path, stack)
 
 
 @contextmanager

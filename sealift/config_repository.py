@@ -27,7 +27,10 @@ VariableName = Annotated[
     StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=128),
     AfterValidator(_not_ours),
 ]
-_SOURCES = ("passphrase_file", "passphrase_variable", "passphrase_command", "key_file", "kms")
+_SOURCES = (
+    *("passphrase_file", "passphrase_variable", "passphrase_command"),
+    *("key_file", "recovery_file", "kms"),
+)
 
 
 class S3Plan(PlanModel):
@@ -89,7 +92,11 @@ class KeyPlan(PlanModel):
         description="Program with its arguments that prints the passphrase, run without a shell",
     )
     key_file: AbsolutePath | None = Field(
-        default=None, description="Key file, as sealift repository keys add makes one"
+        default=None,
+        description="Key file; sealift repository init makes it when it is not there",
+    )
+    recovery_file: AbsolutePath | None = Field(
+        default=None, description="File whose first line is a recovery code, as it was written down"
     )
     kms: KmsPlan | None = Field(
         default=None, description="A key of AWS KMS that wraps the repository's key"

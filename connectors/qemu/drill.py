@@ -5,6 +5,7 @@ has no network card. QEMU dies with us and may start no process of its own.
 """
 
 import json
+import logging
 import re
 import shutil
 from collections.abc import Mapping
@@ -31,6 +32,8 @@ from sealift.errors import (
     UsageError,
 )
 from sealift.units import MiB, round_up
+
+log = logging.getLogger(__name__)
 
 PROGRAM = "qemu-system-x86_64"
 _FIRMWARE = (
@@ -146,6 +149,15 @@ class DrillMachine:
             raise ToolError("the machine is not running")
         self._qmp.execute("screendump", filename=str(path), format="png")
         return path
+
+    def keep_screen(self, path: Path) -> bool:
+        """``screenshot``, as far as it can be had: a machine that ended has none."""
+        try:
+            self.screenshot(path)
+        except (SealiftError, OSError) as error:
+            log.warning("no picture: %s", error)
+            return False
+        return True
 
     def close(self) -> None:
         """Switch it off and remove the overlays; console and picture stay. Idempotent."""

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from flows.cli import recovery_app
 from flows.cli.examples import examples
 from flows.cli.image_app import image
 from flows.cli.invocation import invocation, machine_asked
@@ -26,6 +27,7 @@ from flows.cli.options import (
     UefiOption,
     YesOption,
 )
+from flows.cli.repository_app import points, repository
 from sealift.errors import UsageError
 
 app = typer.Typer(
@@ -124,6 +126,7 @@ def status(
     epilog=examples(
         "sealift replicate --plan web.yaml",
         "sealift replicate --on-tracking-loss full",
+        "sealift replicate --plan dr.yaml",
     )
 )
 def replicate(
@@ -133,12 +136,16 @@ def replicate(
     prefect: PrefectOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Run one round: afterwards the target has a new durable point."""
+    """Run one round: afterwards the target, or the repository, has a new durable point."""
     with invocation("replicate", machine=json, plan=plan) as output:
-        from flows.cli import plans, prefect_runs, run_commands
+        from flows.cli import plans, prefect_runs, replicate_command, run_commands
+        from sealift.config import MigrationPlan
 
-        chosen = plans.loaded(plan, sets, on_tracking_loss).plan
-        run_commands.replicate(output, chosen, prefect=prefect_runs.wanted(prefect))
+        chosen = plans.either(plan, sets, on_tracking_loss).plan
+        if isinstance(chosen, MigrationPlan):
+            run_commands.replicate(output, chosen, prefect=prefect_runs.wanted(prefect))
+        else:
+            replicate_command.replicate(output, chosen)
 
 
 @app.command(
@@ -203,10 +210,14 @@ def abandon(
 ) -> None:
     """Remove everything that this migration made, on both sides; the source runs on."""
     with invocation("abandon", machine=json, plan=plan) as output:
-        from flows.cli import plans, prefect_runs, run_commands
+        from flows.cli import plans, prefect_runs, replicate_command, run_commands
+        from sealift.config import MigrationPlan
 
-        chosen = plans.loaded(plan, sets).plan
-        run_commands.abandon(output, chosen, yes=yes, prefect=prefect_runs.wanted(prefect))
+        chosen = plans.either(plan, sets).plan
+        if isinstance(chosen, MigrationPlan):
+            run_commands.abandon(output, chosen, yes=yes, prefect=prefect_runs.wanted(prefect))
+        else:
+            replicate_command.abandon(output, chosen, yes=yes)
 
 
 @app.command(epilog=examples("sealift sandbox", "sealift sandbox --directory account --json"))
@@ -327,3 +338,6 @@ def config_init(
 
 app.add_typer(config, name="config")
 app.add_typer(image, name="image")
+app.add_typer(repository, name="repository")
+app.add_typer(points, name="points")
+recovery_app.register(app)

@@ -23,25 +23,41 @@ _LOSS = ["compare", "full", "stop"]
 
 _OPTION_VALUES: dict[str, Kind | list[str]] = {
     "--allow-backing": Kind.FILES,
+    "--accelerator": ["kvm", "tcg", "kvm:tcg"],
     "--cron": Kind.NOTHING,
     "--directory": Kind.FOLDERS,
+    "--disk": Kind.NOTHING,
     "--format": _FORMATS,
     "--id": Kind.MIGRATIONS,
+    "--key-file": Kind.FILES,
+    "--kms": Kind.NOTHING,
     "--kind": ["migration", "replication"],
     "--on-tracking-loss": _LOSS,
     "--output": Kind.FOLDERS,
+    "--passphrase-file": Kind.FILES,
     "--plan": Kind.PLANS,
     "--port": Kind.NOTHING,
+    "--proof": Kind.NOTHING,
+    "--recovery": Kind.FILES,
+    "--seconds": Kind.NOTHING,
+    "--socket": Kind.FILES,
     "--set": Kind.FIELDS,
     "--to": _CONTAINERS,
 }
 _ARGUMENT_VALUES: dict[str, Kind | list[str]] = {
     "completion shell": _SHELLS,
     "config init path": Kind.FILES,
+    "drill point": ["newest"],
     "help topic": _TOPICS,
     "image convert path": Kind.FILES,
     "image convert target": Kind.FILES,
     "image info path": Kind.FILES,
+    "mount point": ["newest"],
+    "points diff first": ["newest"],
+    "points diff second": ["newest"],
+    "points show point": ["newest"],
+    "repository keys remove slot": Kind.NOTHING,
+    "restore point": ["newest"],
 }
 
 

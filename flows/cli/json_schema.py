@@ -6,11 +6,15 @@ from typing import Any
 
 from pydantic.type_adapter import TypeAdapter
 
+from flows.cli import lines, repository_lines
 from flows.cli.lines import FORMAT, Failure, Line
 from flows.cli.summaries import Summary
 from sealift.errors import every_error
 
 Schema = dict[str, Any]
+
+MODULES = (lines, repository_lines)
+"""Where classes of lines are; a class counts once its module is imported."""
 
 _ABOUT = (
     "Every command prints one object per line: first hello, last summary or error. Additions "

@@ -15,7 +15,7 @@ from sealift.lineage import Mode
 from sealift.migration import Phase
 from sealift.progress import Note
 
-FORMAT = "1.0"
+FORMAT = "1.1"
 """Of the lines: additions raise the second number, anything else the first."""
 
 _DOCUMENTED: Mapping[str, bool] = {"use_attribute_docstrings": True}

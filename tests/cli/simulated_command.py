@@ -13,6 +13,7 @@ from pathlib import Path
 from flows import assembly
 from flows.cli.main import main
 from sealift.config import MigrationPlan
+from sealift.config_load import AnyPlan
 from sealift.endpoints import CloudTarget, Hypervisor
 from sealift.testing.world import SimulatedCloud, SimulatedHypervisor
 
@@ -23,7 +24,7 @@ HYPERVISOR = SimulatedHypervisor(
 CLOUD = SimulatedCloud(block=2 * GRANULE, volume_step=32 * GRANULE)
 
 
-def _source(plan: MigrationPlan, state: Path, around: assembly.Around) -> Hypervisor:
+def _source(plan: AnyPlan, state: Path, around: assembly.Around) -> Hypervisor:
     return HYPERVISOR
 
 

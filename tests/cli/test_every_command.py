@@ -23,6 +23,7 @@ from flows.cli.command_tree import commands
 from flows.cli.help_topics import topics
 from sealift.clock import SystemClock
 from sealift.testing.faults import Killed
+from tests.cli.repository_world import prepare, write_plan
 from tests.conftest import Evidence
 
 CLOCK = SystemClock()
@@ -40,10 +41,16 @@ CASES: dict[Words, list[list[str]]] = {
     ("preflight",): [[], ["--plan", "."]],
     ("plan",): [[], ["--set", "limits.bandwidth=1MiB"], ["--on-tracking-loss", "never"]],
     ("status",): [[], ["--id", "nosuch"], ["--id", "../x"]],
-    ("replicate",): [[], ["--set", "policy.nosuch=1"], ["--set", "nothing"]],
+    ("replicate",): [
+        [],
+        ["--set", "policy.nosuch=1"],
+        ["--set", "nothing"],
+        ["--plan", "dr.yaml"],
+        ["--plan", "dr.yaml", "--set", "repository.folder=/nonexistent/points"],
+    ],
     ("migrate",): [[], ["--plan", "broken.yaml"]],
     ("cutover",): [["--yes"], [], ["--undo"]],
-    ("abandon",): [["--yes"], []],
+    ("abandon",): [["--yes"], [], ["--plan", "dr.yaml"], ["--plan", "dr.yaml", "--yes"]],
     ("sandbox",): [["--directory", "plan.yaml/x"]],
     ("demo",): [["--output", "plan.yaml/x", "--no-prefect"]],
     ("serve",): [[], ["--plan", "missing.yaml"]],
@@ -51,7 +58,58 @@ CASES: dict[Words, list[list[str]]] = {
     ("completion",): [["bash"], ["zsh"], ["fish"], ["csh"]],
     ("help",): [[], *([topic] for topic in topics()), ["no"]],
     ("config", "show"): [[], ["--set", "migration=UPPER"]],
-    ("config", "init"): [["new.yaml"], ["plan.yaml"], ["no/such/folder.yaml"]],
+    ("config", "init"): [
+        ["new.yaml"],
+        ["plan.yaml"],
+        ["no/such/folder.yaml"],
+        ["dr-new.yaml", "--kind", "replication"],
+        ["other.yaml", "--kind", "nosuch"],
+    ],
+    ("repository", "init"): [
+        ["--plan", "dr.yaml"],
+        ["--plan", "dr.yaml", "--recovery", "code.txt", "--fips"],
+        ["--plan", "dr.yaml", "--recovery", "plan.yaml"],
+        ["--plan", "plan.yaml"],
+    ],
+    ("repository", "keys", "list"): [["--plan", "dr.yaml"], []],
+    ("repository", "keys", "add"): [
+        ["--plan", "dr.yaml", "--recovery", "code.txt"],
+        ["--plan", "dr.yaml"],
+        ["--plan", "dr.yaml", "--passphrase-file", "missing"],
+    ],
+    ("repository", "keys", "remove"): [
+        ["0123abcd", "--plan", "dr.yaml"],
+        ["ffff", "--plan", "dr.yaml"],
+    ],
+    ("points", "list"): [["--plan", "dr.yaml"], ["--plan", "missing.yaml"]],
+    ("points", "show"): [["newest", "--plan", "dr.yaml"], ["0000", "--plan", "dr.yaml"]],
+    ("points", "diff"): [
+        ["newest", "newest", "--plan", "dr.yaml"],
+        ["newest", "0", "--plan", "dr.yaml"],
+    ],
+    ("restore",): [
+        ["newest", "--plan", "dr.yaml", "--disk", "vda", "--to", "x.raw"],
+        ["newest", "--plan", "dr.yaml", "--disk", "nosuch", "--to", "x.raw"],
+        ["newest", "--plan", "dr.yaml", "--to", "plan.yaml"],
+        ["newest", "--plan", "dr.yaml", "--to", "x", "--format", "tape"],
+        ["newest", "--plan", "dr.yaml"],
+        ["newest", "--plan", "dr.yaml", "--ebs"],
+    ],
+    ("mount",): [
+        ["newest", "--plan", "dr.yaml", "--disk", "nosuch"],
+        ["newest", "--plan", "dr.yaml", "--port", "0", "--socket", "s"],
+    ],
+    ("drill",): [
+        ["newest", "--plan", "dr.yaml", "--accelerator", "tcg"],
+        ["newest", "--plan", "dr.yaml", "--proof", "("],
+        [
+            *("newest", "--plan", "dr.yaml", "--accelerator", "tcg"),
+            "--seconds",
+            "3",
+            "--proof",
+            "no",
+        ],
+    ],
     ("image", "info"): [
         ["disk.qcow2"],
         ["plan.yaml"],
@@ -132,6 +190,7 @@ def files(world: Any) -> Any:
     """The files that examples and cases name."""
     folder: Path = world.folder
     (folder / "broken.yaml").write_text("migration: [\n")
+    write_plan(folder)
     (folder / "web.yaml").write_text((folder / "plan.yaml").read_text())
     create = ["qemu-img", "create", "-q", "-f"]
     subprocess.run([*create, "qcow2", folder / "disk.qcow2", "4M"], check=True)
@@ -159,6 +218,7 @@ CASE_WORDS = [[*words, *case] for words, cases in CASES.items() for case in case
 @pytest.mark.tools
 @pytest.mark.parametrize("words", CASE_WORDS, ids=" ".join)
 def test_every_command_keeps_the_schema(files: Any, lines: Lines, words: list[str]) -> None:
+    prepare(files, " ".join(words))
     code, out, _ = files.run(*words, "--json")
     found = lines.check(out, code)
     assert " ".join(words).startswith(found[0]["command"])
@@ -297,6 +357,7 @@ BEFORE: dict[str, list[str]] = {
 
 NEW = {
     "sealift config init": "plan.yaml",
+    "sealift config init dr.yaml --kind replication": "dr.yaml",
     "sealift image convert disk.raw disk.qcow2 --format raw --to qcow2 --compress": "disk.qcow2",
 }
 """Examples that write a file which is there for the others."""
@@ -305,6 +366,7 @@ NEW = {
 @contextmanager
 def circumstances(world: Any, example: str) -> Iterator[None]:
     """What has to be there for an example."""
+    prepare(world, example.removeprefix("sealift "))
     for words in BEFORE.get(example, []):
         assert world.run(words)[0] == 0
     if "--undo" in example:
@@ -342,7 +404,7 @@ def real_machine(folder: Path) -> Iterator[None]:
         process.wait(30)
 
 
-ALONE = {"sandbox", "demo", "serve"}
+ALONE = {"sandbox", "demo", "serve", "mount"}
 """Examples of these run as processes, below."""
 
 
@@ -443,6 +505,17 @@ def test_the_examples_of_sandbox(
 ) -> None:
     with service(example, tmp_path) as running:
         running.until("sandbox")
+        counted(lines, examples, example, running.end())
+
+
+@pytest.mark.parametrize("example", here({"mount"}, inside=True))
+def test_the_examples_of_mount(files: Any, lines: Lines, examples: Examples, example: str) -> None:
+    prepare(files, example.removeprefix("sealift "))
+    with service(example, files.folder) as running:
+        running.until("served")
+        uri = json.loads(running.seen[-1])["uri"]
+        told = subprocess.run(["qemu-img", "info", uri], check=True, capture_output=True, text=True)
+        assert "virtual size: 4 MiB" in told.stdout
         counted(lines, examples, example, running.end())
 
 

@@ -1,0 +1,133 @@
+"""Commands that bring a point back: restore, mount, drill. Registered by ``flows.cli.app``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.cli.examples import examples
+from flows.cli.invocation import invocation
+from flows.cli.options import JsonOption, PlanOption, SetOption
+from flows.cli.repository_app import PointArgument
+
+DiskOption = Annotated[
+    str | None,
+    typer.Option("--disk", envvar="SEALIFT_DISK", help="One disk of the point. Default: all."),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the program."""
+    app.command(
+        epilog=examples(
+            "sealift restore newest --plan dr.yaml --to restored",
+            "sealift restore newest --plan dr.yaml --disk vda --to vda.qcow2 --format qcow2",
+        )
+    )(restore)
+    app.command(epilog=examples("sealift mount newest --plan dr.yaml --disk vda"))(mount)
+    app.command(
+        epilog=examples("sealift drill newest --plan dr.yaml --proof login: --output drills")
+    )(drill)
+
+
+def restore(
+    point: PointArgument,
+    plan: PlanOption = None,
+    sets: SetOption = None,
+    disk: DiskOption = None,
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            "--to",
+            envvar="SEALIFT_TO",
+            help="A new file for one disk; without --disk a folder for all.",
+        ),
+    ] = None,
+    form: Annotated[
+        str,
+        typer.Option(
+            "--format", "-f", envvar="SEALIFT_FORMAT", help="raw, qcow2, vmdk, vhd or vhdx."
+        ),
+    ] = "raw",
+    ebs: Annotated[
+        bool,
+        typer.Option(
+            "--ebs", envvar="SEALIFT_EBS", help="Into EBS snapshots of the plan's target instead."
+        ),
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Write disks of a point into files, or into EBS; whole or not at all."""
+    with invocation("restore", machine=json, plan=plan) as output:
+        from flows.cli import plans, restore_command
+
+        asked = restore_command.Asked(point, disk, to, form, ebs)
+        restore_command.restore(output, plans.replication(plan, sets).plan, asked)
+
+
+def mount(
+    point: PointArgument,
+    plan: PlanOption = None,
+    sets: SetOption = None,
+    disk: DiskOption = None,
+    socket: Annotated[
+        Path | None,
+        typer.Option(
+            "--socket", envvar="SEALIFT_SOCKET", help="A new Unix socket instead of a port."
+        ),
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            "--port", envvar="SEALIFT_PORT", min=0, max=65535, help="On 127.0.0.1; 0 is a free one."
+        ),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Serve a point over NBD, read only, without copying it first; ends with Ctrl-C."""
+    with invocation("mount", machine=json, plan=plan) as output:
+        from flows.cli import mount_command, plans
+
+        chosen = plans.replication(plan, sets).plan
+        mount_command.mount(output, chosen, point, disk, socket, port)
+
+
+def drill(
+    point: PointArgument,
+    plan: PlanOption = None,
+    sets: SetOption = None,
+    proof: Annotated[
+        str,
+        typer.Option(
+            "--proof",
+            envvar="SEALIFT_PROOF",
+            help="Regular expression that has to appear on the serial console.",
+        ),
+    ] = "login:",
+    seconds: Annotated[
+        float,
+        typer.Option(
+            "--seconds", envvar="SEALIFT_SECONDS", min=1.0, help="How long the proof may take."
+        ),
+    ] = 300.0,
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", envvar="SEALIFT_OUTPUT", help="Folder for the picture and the console."
+        ),
+    ] = Path("drills"),
+    accelerator: Annotated[
+        str,
+        typer.Option(
+            "--accelerator", envvar="SEALIFT_ACCELERATOR", help="kvm, tcg, or kvm:tcg for either."
+        ),
+    ] = "kvm:tcg",
+    json: JsonOption = False,
+) -> None:
+    """Boot a point in a QEMU that is cut off from everything; the point is only read."""
+    with invocation("drill", machine=json, plan=plan) as told:
+        from flows.cli import drill_command, plans
+        from flows.drilling import DrillOrder
+
+        order = DrillOrder(proof, seconds, output, accelerator)
+        drill_command.run_drill(told, plans.replication(plan, sets).plan, point, order)

@@ -1,0 +1,81 @@
+"""``sealift replicate`` and ``sealift abandon`` with the plan of a replication."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from flows.cli.output import Output
+from flows.cli.repository_lines import Replicated
+from flows.cli.shown import show_rounds
+from flows.session import Replication, Run, replication
+from flows.stop_signals import StopSignals
+from sealift.cancel import CancelToken
+from sealift.config_repository import ReplicationPlan
+from sealift.errors import StoppedError, UsageError
+from sealift.migration import Migration
+from sealift.units import format_duration, format_size
+
+
+def replicate(output: Output, plan: ReplicationPlan) -> None:
+    """One more point of the machine."""
+    with _running(output, plan, "replicate") as run:
+        m = run.replicator.replicate()
+    tell(output, m)
+
+
+def tell(output: Output, m: Migration) -> None:
+    """The round that ended, and its receipt."""
+    show_rounds(output, m.history[-1:])
+    last = m.history[-1]
+    output.summary(
+        Replicated(
+            command="replicate",
+            text=f"point {last.seq} of {m.vm_name} is sealed: {format_size(last.sent_bytes)} read "
+            f"and kept in {format_duration(last.seconds)}, "
+            f"{format_size(last.dirty_after_bytes)} changed meanwhile",
+            next="sealift points list",
+            replication=m.id,
+            vm=m.vm_name,
+            receipt=last.receipt,
+        )
+    )
+
+
+def abandon(output: Output, plan: ReplicationPlan, *, yes: bool) -> None:
+    """End the replication; its points stay."""
+    if not yes and not output.can_ask:
+        raise UsageError("nobody can confirm this here", next_step="run it with --yes")
+    with _running(output, plan, "abandon") as run:
+        if not yes:
+            _confirm(output, run, plan.name)
+        m = run.replicator.abandon()
+    output.summary(
+        Replicated(
+            command="abandon",
+            text=f"replication {m.id} is abandoned; its points stay in the repository",
+            replication=m.id,
+            vm=m.vm_name,
+            receipt="",
+        )
+    )
+
+
+def _confirm(output: Output, run: Replication, name: str) -> None:
+    question = "changes of the machine are no longer tracked\ntype the replication's name to go on:"
+    answer = output.ask(question, run.ports.context.cancel)
+    if answer != name:
+        raise UsageError(
+            f"{answer!r} is not {name!r}: nothing was changed", next_step="run it again"
+        )
+
+
+@contextmanager
+def _running(output: Output, plan: ReplicationPlan, command: str) -> Iterator[Replication]:
+    cancel = CancelToken()
+    run = Run(command, output.views(), os.environ, cancel)
+    with StopSignals(cancel, last=True), replication(plan, run) as opened:
+        try:
+            yield opened
+        except StoppedError as error:
+            error.next_step = f"sealift {command} goes on where it stopped"
+            raise

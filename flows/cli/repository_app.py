@@ -1,0 +1,185 @@
+"""``sealift repository`` and ``sealift points``: commands on what is kept."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.cli.examples import examples
+from flows.cli.invocation import invocation
+from flows.cli.options import JsonOption, PlanOption, SetOption
+
+repository = typer.Typer(
+    help="A sealed repository of recovery points.",
+    rich_markup_mode=None,
+    epilog=examples("sealift repository init --plan dr.yaml"),
+)
+keys = typer.Typer(
+    help="What opens a repository.",
+    rich_markup_mode=None,
+    epilog=examples("sealift repository keys list --plan dr.yaml"),
+)
+points = typer.Typer(
+    help="The recovery points of a repository.",
+    rich_markup_mode=None,
+    epilog=examples("sealift points list --plan dr.yaml"),
+)
+repository.add_typer(keys, name="keys")
+
+PointArgument = Annotated[
+    str, typer.Argument(help="The beginning of a point's id, or newest.", metavar="POINT")
+]
+
+
+@repository.command(
+    "init",
+    epilog=examples(
+        "sealift repository init --plan dr.yaml",
+        "sealift repository init --plan dr.yaml --recovery code.txt",
+    ),
+)
+def init(
+    plan: PlanOption = None,
+    sets: SetOption = None,
+    recovery: Annotated[
+        Path | None,
+        typer.Option(
+            "--recovery",
+            envvar="SEALIFT_RECOVERY",
+            help="New file for a recovery code: print it, lock it away, delete the file.",
+        ),
+    ] = None,
+    fips: Annotated[
+        bool,
+        typer.Option(
+            "--fips", envvar="SEALIFT_FIPS", help="Approved algorithms only: HMAC and PBKDF2."
+        ),
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Make the repository that the plan names; what the plan names as key opens it."""
+    with invocation("repository init", machine=json, plan=plan) as output:
+        from flows.cli import plans, repository_commands
+
+        chosen = plans.replication(plan, sets).plan
+        repository_commands.init(output, chosen, recovery, fips=fips)
+
+
+@keys.command(
+    "list",
+    epilog=examples(
+        "sealift repository keys list --plan dr.yaml",
+        "sealift repository keys list -p dr.yaml --json",
+    ),
+)
+def keys_list(plan: PlanOption = None, sets: SetOption = None, json: JsonOption = False) -> None:
+    """Every secret that opens the repository, and whether its slot is whole."""
+    with invocation("repository keys list", machine=json, plan=plan) as output:
+        from flows.cli import plans, repository_commands
+
+        repository_commands.keys_list(output, plans.replication(plan, sets).plan)
+
+
+@keys.command(
+    "add",
+    epilog=examples(
+        "sealift repository keys add --plan dr.yaml --recovery code.txt",
+        "sealift repository keys add --plan dr.yaml --key-file new.key",
+    ),
+)
+def keys_add(
+    plan: PlanOption = None,
+    sets: SetOption = None,
+    key_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--key-file", envvar="SEALIFT_KEY_FILE", help="A key file; made when it is not there."
+        ),
+    ] = None,
+    passphrase_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--passphrase-file",
+            envvar="SEALIFT_PASSPHRASE_FILE",
+            help="A file whose first line is a passphrase.",
+        ),
+    ] = None,
+    recovery: Annotated[
+        Path | None,
+        typer.Option(
+            "--recovery",
+            envvar="SEALIFT_RECOVERY",
+            help="New file for a recovery code: print it, lock it away, delete the file.",
+        ),
+    ] = None,
+    kms: Annotated[
+        str | None,
+        typer.Option("--kms", envvar="SEALIFT_KMS", help="Id, alias or ARN of an AWS KMS key."),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Let one more secret open the repository."""
+    with invocation("repository keys add", machine=json, plan=plan) as output:
+        from flows.cli import plans, repository_commands
+
+        new = repository_commands.NewKey(key_file, passphrase_file, recovery, kms)
+        repository_commands.keys_add(output, plans.replication(plan, sets).plan, new)
+
+
+@keys.command("remove", epilog=examples("sealift repository keys remove 0123abcd --plan dr.yaml"))
+def keys_remove(
+    slot: Annotated[str, typer.Argument(help="The beginning of the slot's id.")],
+    plan: PlanOption = None,
+    sets: SetOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Remove a slot; never the one that this command was let in by."""
+    with invocation("repository keys remove", machine=json, plan=plan) as output:
+        from flows.cli import plans, repository_commands
+
+        repository_commands.keys_remove(output, plans.replication(plan, sets).plan, slot)
+
+
+@points.command(
+    "list",
+    epilog=examples("sealift points list --plan dr.yaml", "sealift points list -p dr.yaml --json"),
+)
+def points_list(plan: PlanOption = None, sets: SetOption = None, json: JsonOption = False) -> None:
+    """Every recovery point, the newest last, and a receipt of this state."""
+    with invocation("points list", machine=json, plan=plan) as output:
+        from flows.cli import plans, points_commands
+
+        points_commands.points_list(output, plans.replication(plan, sets).plan)
+
+
+@points.command(
+    "show",
+    epilog=examples("sealift points show newest --plan dr.yaml"),
+)
+def points_show(
+    point: PointArgument,
+    plan: PlanOption = None,
+    sets: SetOption = None,
+    json: JsonOption = False,
+) -> None:
+    """What a point is a point of: machine, disks, consistency."""
+    with invocation("points show", machine=json, plan=plan) as output:
+        from flows.cli import plans, points_commands
+
+        points_commands.points_show(output, plans.replication(plan, sets).plan, point)
+
+
+@points.command("diff", epilog=examples("sealift points diff newest newest --plan dr.yaml"))
+def points_diff(
+    first: PointArgument,
+    second: PointArgument,
+    plan: PlanOption = None,
+    sets: SetOption = None,
+    json: JsonOption = False,
+) -> None:
+    """What changed on each disk from the first point to the second."""
+    with invocation("points diff", machine=json, plan=plan) as output:
+        from flows.cli import plans, points_commands
+
+        chosen = plans.replication(plan, sets).plan
+        points_commands.points_diff(output, chosen, first, second)

@@ -1,0 +1,232 @@
+"""Lines of ``--json`` about repositories; see ``flows.cli.lines`` for the rules."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from flows.cli.lines import _DOCUMENTED, Line
+from flows.cli.summaries import Summary
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeySlot(Line):
+    """One slot of a repository: a secret that opens it."""
+
+    type: Literal["slot"] = field(default="slot", init=False)
+    id: str
+    kind: str
+    """What opens it, with what is known of that without opening it."""
+    epoch: int | None
+    """The newest root key that it holds; null when it is damaged."""
+    opened: bool
+    """Whether this run was opened with it."""
+    damage: str
+    """Why nobody can open it; empty when it is whole."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PointLine(Line):
+    """One recovery point."""
+
+    type: Literal["point"] = field(default="point", init=False)
+    id: str
+    machine: str
+    """UUID of the machine."""
+    replication: str
+    seq: int
+    """Number of the point in its replication."""
+    taken: float
+    """Seconds of the epoch, by the clock of the replicating host."""
+    age_seconds: float
+    size_bytes: int
+    """Of all disks, as the guest sees them."""
+    pinned: bool
+    manifest: str
+    """Name of the object that says what the point is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiskOfPoint:
+    """One disk of a point."""
+
+    __pydantic_config__: ClassVar = _DOCUMENTED
+
+    disk: str
+    size_bytes: int
+    bus: str
+    """The controller it hung on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PointDetails(Line):
+    """What a recovery point is a point of."""
+
+    type: Literal["point-details"] = field(default="point-details", init=False)
+    id: str
+    vm: str
+    firmware: str
+    architecture: str
+    vcpus: int
+    memory_bytes: int
+    consistency: str
+    note: str
+    """One sentence on the consistency."""
+    tool: str
+    """Name and version of what made the point."""
+    disks: Sequence[DiskOfPoint]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference(Line):
+    """How one disk differs between two points."""
+
+    type: Literal["difference"] = field(default="difference", init=False)
+    disk: str
+    only_in: Literal["first", "second"] | None
+    """Which of the points has the disk; null when both have."""
+    changed_bytes: int
+    """In whole chunks; of a disk that only one point has, its data."""
+    zeroed_bytes: int
+    """Of the changed ones: what reads as zeroes in the second point."""
+    ranges: int
+    """How many ranges changed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RestoredDisk(Line):
+    """A disk of a point that was restored."""
+
+    type: Literal["restored"] = field(default="restored", init=False)
+    disk: str
+    to: str
+    """Path of the file, or id of the snapshot."""
+    size_bytes: int
+    written_bytes: int
+    """The rest reads as zeroes without being written."""
+    restore_seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServedDisk(Line):
+    """A disk of a point that is served until the command ends."""
+
+    type: Literal["served"] = field(default="served", init=False)
+    disk: str
+    uri: str
+    """What NBD clients connect to."""
+    size_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrillLine(Line):
+    """A machine that was started from a point."""
+
+    type: Literal["drill"] = field(default="drill", init=False)
+    point: str
+    vm: str
+    proof: str
+    """What was seen on its console."""
+    recovery_seconds: float
+    """From the command's start until the proof was seen."""
+    boot_seconds: float
+    """Of these, since the power was switched on."""
+    picture: str
+    """Path of its screen, as PNG."""
+    console: str
+    """Path of what it said."""
+
+
+# ---------------------------------------------------------------------- last lines
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepositoryMade(Summary):
+    """A new repository."""
+
+    command: Literal["repository init"] = field(default="repository init", init=False)
+    repository: str
+    """Its id."""
+    place: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeysListed(Summary):
+    """The slots of a repository."""
+
+    command: Literal["repository keys list"] = field(default="repository keys list", init=False)
+    slots: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeysChanged(Summary):
+    """A slot was added or removed; the text says what that does not protect."""
+
+    command: Literal["repository keys add", "repository keys remove"]
+    slot: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PointsListed(Summary):
+    """The recovery points of a repository."""
+
+    command: Literal["points list"] = field(default="points list", init=False)
+    repository: str
+    points: int
+    receipt: str
+    """Proves later that this state was there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PointShown(Summary):
+    """A recovery point."""
+
+    command: Literal["points show"] = field(default="points show", init=False)
+    point: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PointsCompared(Summary):
+    """Two recovery points."""
+
+    command: Literal["points diff"] = field(default="points diff", init=False)
+    first: str
+    second: str
+    changed_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replicated(Summary):
+    """A new point is in the repository."""
+
+    command: Literal["replicate", "abandon"]
+    replication: str
+    vm: str
+    receipt: str
+    """What proves later that the point was there; empty after ``abandon``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PointRestored(Summary):
+    """Disks of a point were restored."""
+
+    command: Literal["restore"] = field(default="restore", init=False)
+    point: str
+    disks: int
+    written_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unmounted(Summary):
+    """Nothing is served any more."""
+
+    command: Literal["mount"] = field(default="mount", init=False)
+    point: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drilled(Summary):
+    """The point boots."""
+
+    command: Literal["drill"] = field(default="drill", init=False)
+    point: str
+    recovery_seconds: float

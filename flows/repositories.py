@@ -1,0 +1,145 @@
+"""From a plan to an opened repository: store, key, state and cache, in that order."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from flows import assembly
+from flows.places import cache_home, state_home
+from flows.unlocking import secret_of
+from sealift.config_repository import ReplicationPlan, RepositoryPlan, S3Plan
+from sealift.errors import RepositoryRolledBackError
+from sealift.objects import ObjectStore
+from sealift.objects_retry import PatientStore
+from sealift.private import make_private_folder
+from sealift.repository.session import Repository
+from sealift.sealing import slot_objects
+from sealift.sealing.keys import KeyRing
+from sealift.sealing.slots import Secret
+from sealift.store import FileStateStore, StateStore
+
+_KNOWN_ID = "repository-id"
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRepository:
+    """A repository that was opened.
+
+    Attributes:
+        repository: it.
+        store: its objects.
+        secret: what opened it.
+        slot: name of the slot that did.
+        unusable: slots that nobody can open any more, with the reason.
+    """
+
+    repository: Repository
+    store: ObjectStore
+    secret: Secret
+    slot: str
+    unusable: dict[str, str]
+
+
+def object_store(
+    plan: ReplicationPlan, around: assembly.Around, stack: ExitStack, *, create: bool = False
+) -> ObjectStore:
+    """The store of the plan's repository, patient; ``stack`` closes it.
+
+    Args:
+        plan: names it.
+        around: time, stop and patience.
+        stack: of the caller.
+        create: make a folder that is not there.
+
+    Raises:
+        TargetError: there is no such folder.
+    """
+    inner = _bare_store(plan.repository, around, create=create)
+    stack.callback(inner.close)
+    return PatientStore(inner, assembly.context_of(plan, around).retrier())
+
+
+def _bare_store(plan: RepositoryPlan, around: assembly.Around, *, create: bool) -> ObjectStore:
+    if plan.folder is not None:
+        from connectors.local.object_folder import FolderObjectStore
+
+        return FolderObjectStore.open(plan.folder, create=create, clock=around.clock)
+    if plan.s3 is None:
+        raise ValueError("a plan has a folder or a bucket")
+    return _bucket(plan.s3, around)
+
+
+def _bucket(plan: S3Plan, around: assembly.Around) -> ObjectStore:
+    from connectors.aws.object_s3 import S3ObjectStore, S3Spec
+
+    spec = S3Spec(
+        bucket=plan.bucket,
+        prefix=f"{plan.prefix}/" if plan.prefix else "",
+        region=plan.region,
+        profile=plan.profile,
+        endpoint=plan.endpoint,
+    )
+    return S3ObjectStore(spec, clock=around.clock)
+
+
+@contextmanager
+def opened(plan: ReplicationPlan, around: assembly.Around) -> Iterator[OpenRepository]:
+    """The plan's repository, to be read, pruned or checked; closed when the block ends.
+
+    Raises:
+        TargetError: there is none.
+        RepositoryError: the key does not open it.
+        RepositoryRolledBackError: an older state is shown than this host has seen, or another
+            repository.
+    """
+    with ExitStack() as stack:
+        store = object_store(plan, around, stack)
+        state = FileStateStore(reader_state(plan, around, store))
+        yield open_over(plan, around, store, state, stack)
+
+
+def open_over(
+    plan: ReplicationPlan,
+    around: assembly.Around,
+    store: ObjectStore,
+    state: StateStore,
+    stack: ExitStack,
+) -> OpenRepository:
+    """A repository on a store and a state that the caller owns; ``stack`` closes it."""
+    secret = secret_of(plan.repository.key, around.environ, cancel=around.cancel)
+    found = slot_objects.opened(store, secret)
+    _same_as_before(state, found.ring, store)
+    repository = Repository.open(store, found.ring, state, around.clock, cache_of(plan, around))
+    stack.callback(repository.close)
+    return OpenRepository(repository, store, secret, found.slot, dict(found.unusable))
+
+
+def _same_as_before(state: StateStore, ring: KeyRing, store: ObjectStore) -> None:
+    """One place holds one repository for ever: another one in it is an older copy, or a trap."""
+    known = state.load(_KNOWN_ID)
+    if known is None:
+        state.save(_KNOWN_ID, ring.repository_id.hex().encode())
+    elif known != ring.repository_id.hex().encode():
+        raise RepositoryRolledBackError(
+            f"at {store.identity} is repository {ring.repository_id.hex()}; this host has known "
+            f"{known.decode('ascii', 'replace')} there",
+            next_step="see who replaced it; to go on with another repository, name another place",
+        )
+
+
+def reader_state(plan: ReplicationPlan, around: assembly.Around, store: ObjectStore) -> Path:
+    """Where this host remembers what it has seen of a repository, beside its replications."""
+    name = hashlib.sha256(store.identity.encode()).hexdigest()[:16]
+    home = state_home(around.environ)
+    make_private_folder(home)
+    make_private_folder(home / ".repositories")
+    return home / ".repositories" / name
+
+
+def cache_of(plan: ReplicationPlan, around: assembly.Around) -> Path:
+    """Folder of the index; made when missing."""
+    folder = plan.repository.cache or cache_home(around.environ)
+    make_private_folder(folder)
+    return folder

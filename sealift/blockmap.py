@@ -6,13 +6,20 @@ out blocks that were written with the bytes they already had.
 """
 
 import hashlib
+import os
 import struct
+import tempfile
+from collections import OrderedDict
 from collections.abc import Iterator
+from typing import IO
 
 from sealift.digest import DIGEST_BYTES, zero_digest
-from sealift.errors import LocalStateError
+from sealift.errors import LocalStateError, OutOfSpaceError
 
 _PAGE_BLOCKS = 4096
+_PAGE_BYTES = _PAGE_BLOCKS * DIGEST_BYTES
+PAGES_IN_MEMORY = 1024
+"""128 MiB of digests: 2 TiB of blocks of 512 KiB, 256 GiB of chunks of 64 KiB."""
 _EMPTY = bytes(128 * DIGEST_BYTES)
 _MAGIC = b"SLBM\x01\n"
 _HEADER = struct.Struct("<6sQIB32s")  # magic, blocks, block size, absent is zero, SHA-256 of rest
@@ -31,14 +38,15 @@ class BlockMap:
             disk); otherwise nothing is known of them.
 
     Memory: 32 bytes for each known block in pages of 4096 blocks, so 64 MiB for a full
-    TiB of 512 KiB blocks, and nothing for ranges that were never written.
+    TiB of 512 KiB blocks, and nothing for ranges that were never written; never more than
+    ``PAGES_IN_MEMORY`` pages: the rest waits in a temporary file without a name.
     """
 
     def __init__(self, blocks: int, block_size: int, *, absent_is_zero: bool = False) -> None:
         self.blocks = blocks
         self.block_size = block_size
         self.absent_is_zero = absent_is_zero
-        self._pages: dict[int, bytearray] = {}
+        self._pages = _Pages()
         self.known = 0
 
     def __getitem__(self, index: int) -> bytes | None:
@@ -61,7 +69,7 @@ class BlockMap:
         number, slot = divmod(index, _PAGE_BLOCKS)
         page = self._pages.get(number)
         if page is None:
-            page = self._pages[number] = bytearray(_PAGE_BLOCKS * DIGEST_BYTES)
+            page = self._pages.put(number, bytearray(_PAGE_BYTES))
         at = slot * DIGEST_BYTES
         self.known += page[at : at + DIGEST_BYTES] == _ABSENT
         page[at : at + DIGEST_BYTES] = digest
@@ -74,8 +82,7 @@ class BlockMap:
 
     def items(self) -> Iterator[tuple[int, bytes]]:
         """(index, digest) of the known blocks, ascending."""
-        for number in sorted(self._pages):
-            page = self._pages[number]
+        for number, page in self._pages.items():
             for at in range(0, len(page), len(_EMPTY)):
                 part = page[at : at + len(_EMPTY)]
                 if part == _EMPTY:
@@ -88,11 +95,12 @@ class BlockMap:
     def overlay(self, newer: "BlockMap") -> "BlockMap":
         """A map with everything of this one, and ``newer`` on top."""
         result = BlockMap(newer.blocks, newer.block_size, absent_is_zero=self.absent_is_zero)
-        result._pages = {n: bytearray(p) for n, p in self._pages.items()}
+        for number, page in self._pages.items():
+            result._pages.put(number, bytearray(page))
         result.known = self.known
         for number, page in newer._pages.items():
             if number not in result._pages:
-                result._pages[number] = bytearray(page)
+                result._pages.put(number, bytearray(page))
                 result.known += sum(1 for _ in _known(page))
                 continue
             for slot, digest in _known(page):
@@ -102,7 +110,7 @@ class BlockMap:
     def to_bytes(self) -> bytes:
         """Self-checking serial form."""
         body = b"".join(
-            _PAGE_HEADER.pack(number) + bytes(self._pages[number]) for number in sorted(self._pages)
+            _PAGE_HEADER.pack(number) + bytes(page) for number, page in self._pages.items()
         )
         check = _check(self.blocks, self.block_size, self.absent_is_zero, body)
         return _HEADER.pack(_MAGIC, self.blocks, self.block_size, self.absent_is_zero, check) + body
@@ -129,8 +137,8 @@ class BlockMap:
             page = bytearray(body[at + _PAGE_HEADER.size : at + step])
             if number in result._pages or not result._fits(number, page):
                 raise LocalStateError("block map has digests of blocks that the disk has not")
-            result._pages[number] = page
-        result.known = sum(1 for page in result._pages.values() for _ in _known(page))
+            result._pages.put(number, page)
+        result.known = sum(1 for _, page in result._pages.items() for _ in _known(page))
         return result
 
     def _fits(self, number: int, page: bytearray) -> bool:
@@ -138,6 +146,67 @@ class BlockMap:
         first = number * _PAGE_BLOCKS
         beyond = page[max(0, self.blocks - first) * DIGEST_BYTES :]
         return first < self.blocks and not any(beyond)
+
+
+class _Pages:
+    """Pages by number: the ones used last in memory, the others in a temporary file.
+
+    A page that was handed out is in memory until another ``PAGES_IN_MEMORY`` were.
+    """
+
+    def __init__(self) -> None:
+        self._held: OrderedDict[int, bytearray] = OrderedDict()
+        self._spilled: set[int] = set()
+        self._file: IO[bytes] | None = None
+
+    def get(self, number: int) -> bytearray | None:
+        page = self._held.get(number)
+        if page is not None:
+            if self._spilled:
+                self._held.move_to_end(number)
+            return page
+        return self._fetch(number) if number in self._spilled else None
+
+    def put(self, number: int, page: bytearray) -> bytearray:
+        self._held[number] = page
+        if len(self._held) > PAGES_IN_MEMORY:
+            self._spill()
+        return page
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._held or number in self._spilled
+
+    def items(self) -> Iterator[tuple[int, bytearray]]:
+        """Ascending; nothing may be put meanwhile."""
+        for number in sorted(self._held.keys() | self._spilled):
+            page = self.get(number)
+            if page is not None:
+                yield number, page
+
+    def _spill(self) -> None:
+        number, page = self._held.popitem(last=False)
+        try:
+            if self._file is None:
+                self._file = tempfile.TemporaryFile()  # noqa: SIM115 - goes with the map
+            os.pwrite(self._descriptor(), page, number * _PAGE_BYTES)
+        except OSError as error:
+            self._held[number] = page
+            raise OutOfSpaceError(
+                f"the block map does not fit into the temporary folder: {error.strerror}",
+                next_step="make room there, or name another folder in TMPDIR; then run again",
+            ) from error
+        self._spilled.add(number)
+
+    def _fetch(self, number: int) -> bytearray:
+        page = bytearray(os.pread(self._descriptor(), _PAGE_BYTES, number * _PAGE_BYTES))
+        if len(page) != _PAGE_BYTES:
+            raise LocalStateError("the temporary file of the block map was cut short")
+        return self.put(number, page)
+
+    def _descriptor(self) -> int:
+        if self._file is None:
+            raise ValueError("nothing was spilled")
+        return self._file.fileno()
 
 
 def _known(page: bytearray) -> Iterator[tuple[int, bytes]]:

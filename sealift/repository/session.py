@@ -150,8 +150,13 @@ class Repository:
             IntegrityError: the head or an index object is damaged or missing.
         """
         self = cls(store, ring, state, clock, cache, options)
-        self._head = self.log.head(witness)
-        self._follow(self._head.commit)
+        head = self.log.head(witness)
+        if head.commit.epoch < ring.epoch:  # opened with a slot of an epoch that is not begun yet
+            self.close()
+            ring = ring.at_epoch(head.commit.epoch)
+            self = cls(store, ring, state, clock, cache, options)
+        self._head = head
+        self._follow(head.commit)
         if writes:
             self.packer.resume()
         return self
@@ -173,6 +178,14 @@ class Repository:
         """Read the head again, and follow its index."""
         self._head = self.log.head()
         self._follow(self._head.commit)
+        return self._head
+
+    def begin_epoch(self, epoch: int) -> Head:
+        """Let every writer seal with the keys of this epoch from now on; idempotent.
+
+        Whoever has only older keys opens what was sealed before, and publishes no more.
+        """
+        self._head = self.log.publish(lambda c: replace(c, epoch=max(c.epoch, epoch)))
         return self._head
 
     def _follow(self, commit: Commit) -> None:

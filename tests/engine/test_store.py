@@ -1,6 +1,7 @@
 """Local state: atomic, private, honest about damage, owned by one process."""
 
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -205,6 +206,24 @@ def test_the_lock_goes_with_its_process(tmp_path: Path) -> None:
     assert done.returncode == -9
     with StateLock(tmp_path, "next"):
         pass
+
+
+def test_a_block_map_that_outgrows_memory_waits_in_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sealift.blockmap.PAGES_IN_MEMORY", 3)
+    rng, expected = random.Random(4), {}
+    blocks = BlockMap(4096 * 40, 4096)
+    for _ in range(3000):
+        index = rng.randrange(blocks.blocks)
+        expected[index] = blocks[index] = rng.randbytes(32)
+    assert len(blocks._pages._held) == 3
+    assert dict(blocks.items()) == expected
+    assert [n for n, _ in blocks.items()] == sorted(expected)
+    assert len(blocks) == len(expected)
+    assert all(blocks[n] == one for n, one in list(expected.items())[:200])
+    assert dict(BlockMap.from_bytes(blocks.to_bytes()).items()) == expected
+    newer = BlockMap(4096 * 40, 4096)
+    newer[0], newer[9] = b"n" * 32, b"m" * 32
+    assert dict(blocks.overlay(newer).items()) == {**expected, 0: b"n" * 32, 9: b"m" * 32}
 
 
 def test_block_map_round_trip_and_damage() -> None:

@@ -1,5 +1,6 @@
 """From a disk into a repository and back: points, increments, deduplication, resume."""
 
+import hashlib
 import random
 
 import pytest
@@ -12,7 +13,9 @@ from sealift.errors import (
 from sealift.extents import Extent, Kind
 from sealift.repository.commits import Witness
 from sealift.repository.reader import RepositoryReader
+from sealift.repository.session import Repository
 from sealift.repository.tree import Tree
+from sealift.sealing.keys import KeyRing, RootKey
 from sealift.testing.object_memory import MemoryObjectStore
 from tests.repository.conftest import CHUNK, World, content, memory_reader, point_of, written
 
@@ -202,3 +205,40 @@ def test_a_read_needs_no_alignment(world: World) -> None:
     for at in (0, 1, 4095, 4097, 12_345, len(data) - 9000):
         reader.read_into(at, memoryview(buffer))
         assert buffer == data[at : at + 9000]
+
+
+def ring_with_epochs(epochs: int) -> KeyRing:
+    roots = [RootKey(hashlib.sha256(str(n).encode()).digest()) for n in range(epochs)]
+    return KeyRing(roots[-1], bytes(16), epochs, past=roots[:-1])
+
+
+def test_a_writer_seals_with_the_epoch_of_the_head_and_not_with_a_newer_one(world: World) -> None:
+    def opened(epochs: int) -> Repository:
+        return Repository.open(
+            world.store, ring_with_epochs(epochs), world.state, world.clock, None, world.options
+        )
+
+    Repository.init(
+        world.store, ring_with_epochs(1), world.state, world.clock, None, world.options
+    ).close()
+    early = opened(2)  # its slot is ahead of the repository
+    assert early.ring.epoch == 1
+    tree = written(early, memory_reader(noise(5)), world.context())
+    early.publish(point_of(1, tree), {})
+    early.begin_epoch(2)
+    late = opened(2)
+    assert late.ring.epoch == 2
+    second = written(late, memory_reader(noise(5) + noise(3, 4)), world.context())
+    late.publish(point_of(2, second), {})
+    assert content(opened(3), second) == noise(5) + noise(3, 4)
+    with pytest.raises(IntegrityError, match="epoch"):
+        opened(1)
+
+
+def test_a_writer_that_a_new_epoch_overtook_publishes_nothing(world: World) -> None:
+    ring = ring_with_epochs(1)
+    old = Repository.init(world.store, ring, world.state, world.clock, None, world.options)
+    tree = written(old, memory_reader(noise(5)), world.context())
+    old.begin_epoch(2)
+    with pytest.raises(IntegrityError, match="newer epoch"):
+        old.publish(point_of(1, tree), {})

@@ -16,6 +16,8 @@ from tests.conftest import Evidence
 
 HISTORY = (Step.ROUND, Step.ROUND, Step.RESTORE, Step.ROUND, Step.PRUNE, Step.ROUND, Step.PRUNE)
 
+Case = tuple["Recorded", tuple[tuple[int, Fault], ...]]
+
 
 @dataclass(frozen=True)
 class Recorded:
@@ -58,7 +60,7 @@ def run(at: Recorded, faults: tuple[tuple[int, Fault], ...], *, whole: bool) -> 
     return None
 
 
-def singles(steps: list[Recorded]) -> Iterator[tuple[Recorded, tuple[tuple[int, Fault], ...]]]:
+def singles(steps: list[Recorded]) -> Iterator[Case]:
     for at in steps:
         for call in at.calls:
             for fault in Fault:
@@ -66,9 +68,7 @@ def singles(steps: list[Recorded]) -> Iterator[tuple[Recorded, tuple[tuple[int, 
                     yield at, ((call.number, fault),)
 
 
-def pairs(
-    steps: list[Recorded], count: int, faults: int
-) -> Iterator[tuple[Recorded, tuple[tuple[int, Fault], ...]]]:
+def pairs(steps: list[Recorded], count: int, faults: int) -> Iterator[Case]:
     rng = random.Random(f"{count} {faults}")
     for _ in range(count):
         at = rng.choice(steps)
@@ -80,7 +80,7 @@ def pairs(
         yield at, tuple(chosen)
 
 
-def swept(cases: Iterator[tuple[Recorded, tuple[tuple[int, Fault], ...]]]) -> tuple[int, list[str]]:
+def swept(cases: Iterator[Case]) -> tuple[int, list[str]]:
     counted, violations = 0, []
     for at, faults in cases:
         counted += len(faults)
@@ -109,13 +109,13 @@ _TOTAL = {"faults": 0, "violations": 0}
 @pytest.mark.parametrize("part", ["one fault, even", "one fault, odd", "two faults", "three"])
 def test_every_fault_at_every_call(part: str, evidence: Evidence) -> None:
     steps = recorded(1)
-    cases = {
-        "one fault, even": lambda: islice(singles(steps), 0, None, 2),
-        "one fault, odd": lambda: islice(singles(steps), 1, None, 2),
-        "two faults": lambda: pairs(steps, 1200, 2),
-        "three": lambda: pairs(steps, 700, 3),
+    cases: Iterator[Case] = {
+        "one fault, even": islice(singles(steps), 0, None, 2),
+        "one fault, odd": islice(singles(steps), 1, None, 2),
+        "two faults": pairs(steps, 1200, 2),
+        "three": pairs(steps, 700, 3),
     }[part]
-    counted, violations = swept(cases())
+    counted, violations = swept(cases)
     _TOTAL["faults"] += counted
     _TOTAL["violations"] += len(violations)
     evidence("repository faults", "{faults}, violations: {violations}".format(**_TOTAL))

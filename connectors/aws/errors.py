@@ -210,11 +210,16 @@ def classify(error: Exception, action: str) -> SealiftError:
         )
     if isinstance(error, _NETWORK):
         return ConnectionLostError(f"{action}: {kind}", action=action, kind=kind)
-    if isinstance(error, _UNREADABLE):
+    if isinstance(error, _UNREADABLE) or _is_impossible_time(error):
         return TransientError(f"{action}: the answer cannot be read ({kind})", action=action)
     if isinstance(error, boto.BotoCoreError):
         return TargetError(f"{action}: {kind}", action=action)
     raise error
+
+
+def _is_impossible_time(error: Exception) -> bool:
+    """The SDK's way to say that a date of an answer is out of all bounds."""
+    return isinstance(error, RuntimeError) and "timezone offset" in str(error)
 
 
 def field_of(answer: Mapping[str, Any], name: str, action: str) -> Any:

@@ -38,7 +38,11 @@ from sealift.units import MiB
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
-    from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef, ListObjectsV2OutputTypeDef
+    from mypy_boto3_s3.type_defs import (
+        GetObjectOutputTypeDef,
+        HeadObjectOutputTypeDef,
+        ListObjectsV2OutputTypeDef,
+    )
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")  # S3 user guide, "bucket naming rules"
 _KEY_PREFIX = re.compile(r"(?:[A-Za-z0-9!_*'()][A-Za-z0-9!_.*'()-]*/)*")
@@ -211,16 +215,13 @@ class S3ObjectStore:
         try:
             with _s3_call("s3:GetObject", name, self._spec):
                 answer = self._s3.head_object(**self._place, Key=key)
+                return _head(name, answer)
         except ObjectMissingError:
             return None
         except SealiftError as error:
             if code_of(error) in _NAMELESS:
                 self._raise_named(key, name)
             raise
-        version = str(field_of(answer, "ETag", "s3:HeadObject"))
-        if answer.get("DeleteMarker"):
-            return None
-        return ObjectInfo(name, answer["ContentLength"], version, _seconds(answer["LastModified"]))
 
     def _raise_named(self, key: str, name: str) -> None:
         """Let a GET say what a HEAD cannot: whether credentials expired or a right is missing."""
@@ -277,6 +278,8 @@ class S3ObjectStore:
                 for field in ("Key", "Size", "ETag", "LastModified"):
                     if found.get(field) is None:
                         raise TransientError(f"s3:ListBucket: an object without {field}")
+                if found["Size"] < 0:
+                    raise TransientError("s3:ListBucket: an object of negative size")
             return page
 
     def delete(self, name: str) -> None:
@@ -427,6 +430,20 @@ def _announced(
             raise IntegrityError(f"{name} ends at {last + 1}, before byte {start + length}")
         raise TransientError(f"s3:GetObject: {name}: the answer is to another range")
     return last - start + 1
+
+
+def _head(name: str, answer: "HeadObjectOutputTypeDef") -> ObjectInfo:
+    """What an honest HEAD says.
+
+    Raises:
+        TransientError: something is missing: it is not S3's answer.
+    """
+    size = field_of(answer, "ContentLength", "s3:HeadObject")
+    version = field_of(answer, "ETag", "s3:HeadObject")
+    modified = field_of(answer, "LastModified", "s3:HeadObject")
+    if size < 0:
+        raise TransientError(f"s3:HeadObject: {name} has {size} bytes")
+    return ObjectInfo(name, size, version, _seconds(modified))
 
 
 def _seconds(when: datetime) -> float:

@@ -8,6 +8,7 @@ from tests.fuzz import (
     targets_nbd,
     targets_plan,
     targets_qemu,
+    targets_s3,
     targets_state,
 )
 from tests.fuzz.engine import Target
@@ -19,5 +20,6 @@ BUILDERS: Mapping[str, Callable[[], Target]] = {
     **targets_plan.BUILDERS,
     **targets_state.BUILDERS,
     **targets_aws.BUILDERS,
+    **targets_s3.BUILDERS,
 }
 """In the order of the report."""

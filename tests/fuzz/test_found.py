@@ -56,6 +56,9 @@ _LIST = b'\0{"BlockSize": 524288, "Blocks": [%s], "VolumeSize": 1}'
         ("aws-quotas", b'\0{"Quotas": [{"Value": 1%s}]}' % (b"0" * 400), "returned"),
         ("qmp-wire", _GREETING + _STOP % (b"1" * 400), "ProtocolError"),
         ("aws-quotas", b'\0{"Quotas": [{"Value": [[]]}]}', "returned"),
+        # headers of S3: a date out of all bounds, a HEAD that says no size
+        ("s3-objects", b"\0last-modified:Jan2266666666", "TransientError"),
+        ("s3-heads", b"\0etag:t", "TransientError"),
     ],
 )
 def test_it_is_refused_by_type(parser: str, data: bytes, outcome: str) -> None:

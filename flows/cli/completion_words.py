@@ -38,6 +38,7 @@ _OPTION_VALUES: dict[str, Kind | list[str]] = {
     "--plan": Kind.PLANS,
     "--port": Kind.NOTHING,
     "--proof": Kind.NOTHING,
+    "--read-data": Kind.NOTHING,
     "--recovery": Kind.FILES,
     "--seconds": Kind.NOTHING,
     "--socket": Kind.FILES,

@@ -24,6 +24,11 @@ def register(app: typer.Typer) -> None:
             "sealift restore newest --plan dr.yaml --disk vda --to vda.qcow2 --format qcow2",
         )
     )(restore)
+    app.command(
+        epilog=examples(
+            "sealift verify --plan dr.yaml", "sealift verify --plan dr.yaml --read-data 0.1"
+        )
+    )(verify)
     app.command(epilog=examples("sealift mount newest --plan dr.yaml --disk vda"))(mount)
     app.command(
         epilog=examples("sealift drill newest --plan dr.yaml --proof login: --output drills")
@@ -63,6 +68,27 @@ def restore(
 
         asked = restore_command.Asked(point, disk, to, form, ebs)
         restore_command.restore(output, plans.replication(plan, sets).plan, asked)
+
+
+def verify(
+    plan: PlanOption = None,
+    sets: SetOption = None,
+    read_data: Annotated[
+        float,
+        typer.Option(
+            "--read-data",
+            envvar="SEALIFT_READ_DATA",
+            help="Share of the packs that are read as a whole, 0 to 1; chosen at random.",
+        ),
+    ] = 1.0,
+    json: JsonOption = False,
+) -> None:
+    """Read what points stand on and prove every chunk; names the points that are damaged."""
+    with invocation("verify", machine=json, plan=plan) as output:
+        from flows.cli import plans, upkeep_commands
+
+        chosen = plans.replication(plan, sets).plan
+        upkeep_commands.check(output, chosen, "verify", read_data)
 
 
 def mount(

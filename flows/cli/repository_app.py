@@ -65,6 +65,48 @@ def init(
         repository_commands.init(output, chosen, recovery, fips=fips)
 
 
+@repository.command("check", epilog=examples("sealift repository check --plan dr.yaml"))
+def check(plan: PlanOption = None, sets: SetOption = None, json: JsonOption = False) -> None:
+    """Whether everything that points need is there; sealift verify also reads the data."""
+    with invocation("repository check", machine=json, plan=plan) as output:
+        from flows.cli import plans, upkeep_commands
+
+        chosen = plans.replication(plan, sets).plan
+        upkeep_commands.check(output, chosen, "repository check", 0.0)
+
+
+@repository.command(
+    "prune",
+    epilog=examples(
+        "sealift repository prune --plan dr.yaml --preview",
+        "sealift repository prune --plan dr.yaml",
+    ),
+)
+def prune(
+    plan: PlanOption = None,
+    sets: SetOption = None,
+    preview: Annotated[
+        bool,
+        typer.Option("--preview", envvar="SEALIFT_PREVIEW", help="Only say what would go."),
+    ] = False,
+    mass_removal: Annotated[
+        bool,
+        typer.Option(
+            "--mass-removal",
+            envvar="SEALIFT_MASS_REMOVAL",
+            help="More than a fifth of the points may go at once.",
+        ),
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Drop points that retention does not keep; delete what none needs, after a quarantine."""
+    with invocation("repository prune", machine=json, plan=plan) as output:
+        from flows.cli import plans, upkeep_commands
+
+        chosen = plans.replication(plan, sets).plan
+        upkeep_commands.prune(output, chosen, preview=preview, mass_removal=mass_removal)
+
+
 @keys.command(
     "list",
     epilog=examples(

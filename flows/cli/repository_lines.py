@@ -136,6 +136,31 @@ class DrillLine(Line):
     """Path of what it said."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class DamageLine(Line):
+    """Something in a repository that is missing or does not open."""
+
+    type: Literal["damage"] = field(default="damage", init=False)
+    what: str
+    """A pack, the table of one, a chunk, a node or a manifest, by its name."""
+    why: str
+    points: Sequence[str]
+    """Ids of the points that cannot be restored as a whole because of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerdictLine(Line):
+    """What retention says of one point."""
+
+    type: Literal["verdict"] = field(default="verdict", init=False)
+    point: str
+    taken: float
+    """Seconds of the epoch."""
+    kept: bool
+    rules: Sequence[str]
+    """That keep it."""
+
+
 # ---------------------------------------------------------------------- last lines
 
 
@@ -147,6 +172,38 @@ class RepositoryMade(Summary):
     repository: str
     """Its id."""
     place: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepositoryChecked(Summary):
+    """Nothing is damaged."""
+
+    command: Literal["repository check", "verify"]
+    points: int
+    packs: int
+    """That the points stand on."""
+    read_packs: int
+    """Of these, read as a whole, every chunk opened and hashed."""
+    read_chunks: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pruned(Summary):
+    """What a prune did, or with ``--preview`` would do."""
+
+    command: Literal["repository prune"] = field(default="repository prune", init=False)
+    preview: bool
+    dropped: int
+    """Points that are live no more."""
+    condemned_objects: int
+    """That went into quarantine."""
+    condemned_bytes: int
+    doomed_objects: int
+    """Whose quarantine is over; they are deleted by the next prune."""
+    doomed_bytes: int
+    deleted_objects: int
+    denied_objects: int
+    """That the store did not let us delete."""
 
 
 @dataclass(frozen=True, kw_only=True)

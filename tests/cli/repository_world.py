@@ -27,8 +27,11 @@ BOOT_SECTOR = (_CODE + b"\r\nlogin:\r\n\0").ljust(510, b"\0") + b"\x55\xaa"
 DISK_BYTES = 4 * MiB
 """A BIOS boots from no disk that has not a cylinder."""
 
-_NEEDS_REPOSITORY = ("repository keys", "points", "restore", "mount", "drill")
-_NEEDS_POINT = ("points show", "points diff", "restore", "mount", "drill")
+_NEEDS_POINT = (
+    *("points show", "points diff", "restore", "mount", "drill", "verify"),
+    *("repository check", "repository prune"),
+)
+_NEEDS_REPOSITORY = ("repository keys", "points list", *_NEEDS_POINT)
 
 
 def write_plan(folder: Path) -> None:

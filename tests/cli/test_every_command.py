@@ -71,6 +71,17 @@ CASES: dict[Words, list[list[str]]] = {
         ["--plan", "dr.yaml", "--recovery", "plan.yaml"],
         ["--plan", "plan.yaml"],
     ],
+    ("repository", "check"): [["--plan", "dr.yaml"], []],
+    ("repository", "prune"): [
+        ["--plan", "dr.yaml"],
+        ["--plan", "dr.yaml", "--preview"],
+        ["--plan", "dr.yaml", "--set", "retention.last=0"],
+    ],
+    ("verify",): [
+        ["--plan", "dr.yaml"],
+        ["--plan", "dr.yaml", "--read-data", "2"],
+        ["--plan", "dr.yaml", "--set", "repository.cache=/proc/none"],
+    ],
     ("repository", "keys", "list"): [["--plan", "dr.yaml"], []],
     ("repository", "keys", "add"): [
         ["--plan", "dr.yaml", "--recovery", "code.txt"],
@@ -309,6 +320,23 @@ def test_a_whole_migration_keeps_the_schema(world: Any, lines: Lines) -> None:
         code, out, _ = world.run(*words, "--json")
         lines.check(out, code)
         assert code == 0
+
+
+def test_a_damaged_repository_keeps_the_schema(files: Any, lines: Lines) -> None:
+    prepare(files, "verify")
+    for pack in (files.folder / "points" / "packs").rglob("*"):
+        if pack.is_file():
+            content = bytearray(pack.read_bytes())
+            content[40] ^= 1
+            pack.write_bytes(content)
+    code, out, _ = files.run("verify", "--plan", "dr.yaml", "--json")
+    found = lines.check(out, code)
+    assert code == 13
+    damage = [line for line in found if line["type"] == "damage"]
+    assert {len(line["points"]) for line in damage} == {1}
+    code, _, err = files.run("restore", "newest", "--plan", "dr.yaml", "--to", "out")
+    assert code == 13, err
+    assert not list((files.folder / "out").iterdir())
 
 
 def test_a_name_that_is_not_utf8_is_still_json(world: Any, lines: Lines) -> None:

@@ -1,0 +1,145 @@
+"""``sealift repository check``, ``sealift verify`` and ``sealift repository prune``."""
+
+import random
+from datetime import UTC, datetime
+from typing import Literal
+
+from flows.cli.output import Output
+from flows.cli.repository_lines import (
+    DamageLine,
+    Pruned,
+    RepositoryChecked,
+    VerdictLine,
+)
+from flows.cli.repository_runs import opened
+from sealift.config_repository import ReplicationPlan, RetentionPlan
+from sealift.errors import IntegrityError, UsageError
+from sealift.repository.check import Checker, CheckReport
+from sealift.repository.prune import PruneOptions, Pruner, PruneReport
+from sealift.repository.retention import Retention, Verdict
+from sealift.units import format_size
+
+_ID_DIGITS = 12
+Command = Literal["repository check", "verify"]
+
+
+def check(output: Output, plan: ReplicationPlan, command: Command, share: float) -> None:
+    """Whether everything that points need is there and opens.
+
+    Args:
+        output: who is told.
+        plan: names the repository.
+        command: ``repository check`` or ``verify``.
+        share: of the packs that are read as a whole, 0 to 1.
+
+    Raises:
+        IntegrityError: something is damaged; every finding was told before.
+    """
+    if not 0 <= share <= 1:
+        raise UsageError(f"a share of {share:g}: write 0 to 1", next_step="correct --read-data")
+    with opened(output, plan, command) as (_, found):
+        rng = random.Random()  # noqa: S311 - chooses a sample
+        report = Checker(found.repository, read_share=share, rng=rng).run()
+    for one in report.damage:
+        points = [p.hex() for p in one.points]
+        output.emit(DamageLine(what=one.what, why=one.why, points=points))
+    _tell_damage(output, report)
+    if report.damage:
+        lost = len(report.lost_points)
+        raise IntegrityError(
+            f"{len(report.damage)} things are damaged or missing; {lost} of {report.points} "
+            "points cannot be restored as a whole",
+            next_step="keep the repository as it is; the next points replace what is damaged "
+            "where the machine still has it: sealift replicate --on-tracking-loss full",
+        )
+    output.summary(_checked(command, report))
+
+
+def _tell_damage(output: Output, report: CheckReport) -> None:
+    if not report.damage:
+        return
+    rows = [
+        (one.what, one.why, ", ".join(p.hex()[:_ID_DIGITS] for p in one.points) or "none")
+        for one in report.damage
+    ]
+    output.table("damage", ("what", "why", "points that need it"), rows)
+
+
+def _checked(command: Command, report: CheckReport) -> RepositoryChecked:
+    read = f", {report.read_packs} of them read with {report.read_chunks} chunks"
+    text = f"{report.points} points stand on {report.packs} packs{read}; nothing is damaged"
+    return RepositoryChecked(
+        command=command,
+        text=text,
+        points=report.points,
+        packs=report.packs,
+        read_packs=report.read_packs,
+        read_chunks=report.read_chunks,
+    )
+
+
+def prune(output: Output, plan: ReplicationPlan, *, preview: bool, mass_removal: bool) -> None:
+    """Drop the points that retention does not keep; remove what none needs, after quarantine."""
+    with opened(output, plan, "repository prune") as (_, found):
+        options = PruneOptions(plan.retention.quarantine, mass_removal)
+        pruner = Pruner(found.repository, options)
+        policy = retention_of(plan.retention)
+        report = pruner.preview(policy) if preview else pruner.run(policy)
+    verdicts = sorted(report.verdicts, key=lambda v: (v.point.taken_ms, v.point.seq))
+    for verdict in verdicts:
+        output.emit(_verdict(verdict))
+    rows = [_verdict_row(v) for v in verdicts]
+    output.table("points", ("point", "taken (UTC)", "", "because of"), rows)
+    output.summary(_pruned(report, preview=preview))
+
+
+def retention_of(plan: RetentionPlan) -> Retention:
+    """The policy as the repository takes it."""
+    return Retention(
+        last=plan.last,
+        hourly=plan.hourly,
+        daily=plan.daily,
+        weekly=plan.weekly,
+        monthly=plan.monthly,
+        yearly=plan.yearly,
+    )
+
+
+def _verdict(verdict: Verdict) -> VerdictLine:
+    return VerdictLine(
+        point=verdict.point.id.hex(),
+        taken=verdict.point.taken_ms / 1000,
+        kept=bool(verdict.reasons),
+        rules=list(verdict.reasons),
+    )
+
+
+def _verdict_row(verdict: Verdict) -> tuple[str, ...]:
+    taken = datetime.fromtimestamp(verdict.point.taken_ms / 1000, UTC)
+    word = "stays" if verdict.reasons else "goes"
+    name = verdict.point.id.hex()[:_ID_DIGITS]
+    return name, taken.strftime("%Y-%m-%d %H:%M:%S"), word, ", ".join(verdict.reasons)
+
+
+def _pruned(report: PruneReport, *, preview: bool) -> Pruned:
+    condemned = format_size(report.condemned_bytes)
+    doomed = format_size(report.doomed_bytes)
+    text = (
+        f"{len(report.dropped)} points {'would go' if preview else 'are gone'}; "
+        f"{condemned} in {len(report.condemned)} objects go into quarantine, "
+        f"{doomed} in {len(report.doomed)} have come out of it"
+    )
+    if report.denied:
+        text += f"; the store refused to delete {len(report.denied)} objects"
+    return Pruned(
+        text=text,
+        next="sealift repository prune" if preview and report.dropped else "",
+        dropped=len(report.dropped),
+        condemned_objects=len(report.condemned),
+        condemned_bytes=report.condemned_bytes,
+        doomed_objects=len(report.doomed),
+        doomed_bytes=report.doomed_bytes,
+        deleted_objects=report.deleted,
+        denied_objects=len(report.denied),
+        preview=preview,
+    )

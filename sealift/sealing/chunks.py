@@ -15,6 +15,9 @@ MAX_CHUNK_BYTES = 4 * 1024 * 1024
 OVERHEAD_BYTES = NONCE_BYTES + TAG_BYTES
 """What sealing adds to a chunk that does not compress."""
 
+_WORTH_SHIFT = 6
+"""A frame is stored if it saves a 64th: what saves less costs a restore more than it is worth."""
+
 _AAD = struct.Struct(">8sHBBI16s32sI")
 """Magic, format version, object type, codec, epoch, repository, content id, plaintext length."""
 
@@ -78,7 +81,7 @@ class ChunkSealer:
         payload, codec = self._packed(data, length)
         epoch = self._ring.epoch
         aad = _aad(self._ring, kind, content_id, codec, length, epoch)
-        nonce = self._ring.nonce(aad, payload)
+        nonce = self._ring.nonce(aad, payload if codec is Codec.ZSTD else b"")
         sealed = nonce + self._ring.chunk_key(epoch).seal(nonce, payload, aad)
         try:
             self._open(self._proof, kind, content_id, codec, length, epoch, sealed, True)
@@ -158,7 +161,9 @@ class ChunkSealer:
 
     def _packed(self, data: Data, length: int) -> tuple[bytes, Codec]:
         frame = self._compressor.compress(data)
-        return (frame, Codec.ZSTD) if len(frame) < length else (bytes(data), Codec.NONE)
+        if len(frame) <= length - (length >> _WORTH_SHIFT):
+            return frame, Codec.ZSTD
+        return bytes(data), Codec.NONE
 
     def _unpacked(self, codec: int, payload: bytes, length: int) -> bytes:
         if codec == Codec.ZSTD:

@@ -197,10 +197,13 @@ class KeyRing:
         A keyed hash of 32 random bytes *and* of all that is sealed. Where a cloned machine
         repeats its random bytes, other messages still get other nonces, and equal nonces
         mean equal messages, of which a store learns no more than that they are equal.
+
+        Args:
+            aad: associated data of the message.
+            payload: of the message; empty if ``aad`` names it whole, as a content id does.
         """
-        return self._hash(self._nonce_key, self.entropy(_RANDOM_BYTES) + aad + payload)[
-            :NONCE_BYTES
-        ]
+        message = self.entropy(_RANDOM_BYTES) + aad + payload
+        return self._hash(self._nonce_key, message)[:NONCE_BYTES]
 
     def _derive(self, purpose: Purpose, epoch: int) -> bytes:
         if not 1 <= epoch <= self.epoch:

@@ -9,6 +9,7 @@ from tests.fuzz import (
     targets_plan,
     targets_qemu,
     targets_s3,
+    targets_sealing,
     targets_state,
 )
 from tests.fuzz.engine import Target
@@ -21,5 +22,6 @@ BUILDERS: Mapping[str, Callable[[], Target]] = {
     **targets_state.BUILDERS,
     **targets_aws.BUILDERS,
     **targets_s3.BUILDERS,
+    **targets_sealing.BUILDERS,
 }
 """In the order of the report."""

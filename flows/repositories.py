@@ -2,9 +2,11 @@
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from random import SystemRandom
+from typing import TYPE_CHECKING
 
 from flows import assembly
 from flows.places import cache_home, state_home
@@ -12,6 +14,7 @@ from flows.unlocking import secret_of
 from sealift.config_repository import ReplicationPlan, RepositoryPlan, S3Plan
 from sealift.errors import RepositoryRolledBackError
 from sealift.objects import ObjectStore
+from sealift.objects_check import Finding, StoreCheck
 from sealift.objects_retry import PatientStore
 from sealift.private import make_private_folder
 from sealift.repository.session import Repository
@@ -19,6 +22,9 @@ from sealift.sealing import slot_objects
 from sealift.sealing.keys import KeyRing
 from sealift.sealing.slots import Secret
 from sealift.store import FileStateStore, StateStore
+
+if TYPE_CHECKING:
+    from connectors.aws.object_s3 import S3Spec
 
 _KNOWN_ID = "repository-id"
 
@@ -56,12 +62,17 @@ def object_store(
     Raises:
         TargetError: there is no such folder.
     """
-    inner = _bare_store(plan.repository, around, create=create)
+    inner = bare_store(plan.repository, around, create=create)
     stack.callback(inner.close)
     return PatientStore(inner, assembly.context_of(plan, around).retrier())
 
 
-def _bare_store(plan: RepositoryPlan, around: assembly.Around, *, create: bool) -> ObjectStore:
+def bare_store(plan: RepositoryPlan, around: assembly.Around, *, create: bool) -> ObjectStore:
+    """The store itself, one attempt a call; the caller closes it.
+
+    Raises:
+        TargetError: there is no such folder.
+    """
     if plan.folder is not None:
         from connectors.local.object_folder import FolderObjectStore
 
@@ -71,17 +82,46 @@ def _bare_store(plan: RepositoryPlan, around: assembly.Around, *, create: bool) 
     return _bucket(plan.s3, around)
 
 
-def _bucket(plan: S3Plan, around: assembly.Around) -> ObjectStore:
-    from connectors.aws.object_s3 import S3ObjectStore, S3Spec
+def store_findings(plan: ReplicationPlan, around: assembly.Around) -> Iterator[Finding]:
+    """What the plan's store keeps, tried, and what its owner has set.
 
-    spec = S3Spec(
+    Raises:
+        TargetError: there is no such folder.
+    """
+    retrier = assembly.context_of(plan, around).retrier()
+    with closing(bare_store(plan.repository, around, create=False)) as store:
+        yield from StoreCheck(store, retrier, around.clock, SystemRandom()).run()
+    yield from _rules(plan.repository)
+
+
+def _rules(plan: RepositoryPlan) -> Iterator[Finding]:
+    """What the owner of a bucket has set for it."""
+    if plan.s3 is None:
+        return
+    from connectors.aws.bucket_rules import bucket_findings
+    from connectors.aws.session import AwsClients
+
+    spec = _bucket_spec(plan.s3)
+    with closing(AwsClients(spec)) as clients:
+        yield from bucket_findings(spec, clients)
+
+
+def _bucket(plan: S3Plan, around: assembly.Around) -> ObjectStore:
+    from connectors.aws.object_s3 import S3ObjectStore
+
+    return S3ObjectStore(_bucket_spec(plan), clock=around.clock)
+
+
+def _bucket_spec(plan: S3Plan) -> "S3Spec":
+    from connectors.aws.object_s3 import S3Spec
+
+    return S3Spec(
         bucket=plan.bucket,
         prefix=f"{plan.prefix}/" if plan.prefix else "",
         region=plan.region,
         profile=plan.profile,
         endpoint=plan.endpoint,
     )
-    return S3ObjectStore(spec, clock=around.clock)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from enum import Enum
-from functools import partial
+from functools import partial, reduce
 from random import Random
 
 from sealift.clock import Clock
@@ -48,6 +48,11 @@ class Verdict(Enum):
     """No repository may be kept here."""
     NOTE = "note"
     """For the owner to know."""
+
+    def or_worse(self, other: "Verdict") -> "Verdict":
+        """The worse of both; a note is as good as good."""
+        order = (Verdict.NOTE, Verdict.GOOD, Verdict.DEGRADED, Verdict.BAD)
+        return max(self, other, key=order.index)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,11 +138,7 @@ class StoreCheck:
     @property
     def verdict(self) -> Verdict:
         """The worst of what was found."""
-        verdicts = {f.verdict for f in self.found}
-        for worst in (Verdict.BAD, Verdict.DEGRADED):
-            if worst in verdicts:
-                return worst
-        return Verdict.GOOD
+        return reduce(Verdict.or_worse, (f.verdict for f in self.found), Verdict.GOOD)
 
     @property
     def caps(self) -> StoreCaps:

@@ -107,6 +107,21 @@ def prune(
         upkeep_commands.prune(output, chosen, preview=preview, mass_removal=mass_removal)
 
 
+@repository.command(
+    "check-store",
+    epilog=examples(
+        "sealift repository check-store --plan dr.yaml",
+        "sealift repository check-store -p dr.yaml --json",
+    ),
+)
+def check_store(plan: PlanOption = None, sets: SetOption = None, json: JsonOption = False) -> None:
+    """Try what the plan's bucket or folder really keeps; below a name of its own, removed after."""
+    with invocation("repository check-store", machine=json, plan=plan) as output:
+        from flows.cli import check_store_command, plans
+
+        check_store_command.check_store(output, plans.replication(plan, sets).plan)
+
+
 @keys.command(
     "list",
     epilog=examples(

@@ -25,6 +25,19 @@ class KeySlot(Line):
 
 
 @dataclass(frozen=True, kw_only=True)
+class StoreFinding(Line):
+    """One capability of a store, tried."""
+
+    type: Literal["store-finding"] = field(default="store-finding", init=False)
+    capability: str
+    verdict: Literal["good", "degraded", "bad", "note"]
+    """Degraded: a repository works, with the restriction that is said; bad: keep none there."""
+    seen: str
+    next: str
+    """What to do about it; empty when nothing is to be done."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class PointLine(Line):
     """One recovery point."""
 
@@ -204,6 +217,15 @@ class Pruned(Summary):
     deleted_objects: int
     denied_objects: int
     """That the store did not let us delete."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreChecked(Summary):
+    """A repository may be kept in this store."""
+
+    command: Literal["repository check-store"] = field(default="repository check-store", init=False)
+    place: str
+    verdict: Literal["good", "degraded"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -82,6 +82,10 @@ CASES: dict[Words, list[list[str]]] = {
         ["--plan", "dr.yaml", "--read-data", "2"],
         ["--plan", "dr.yaml", "--set", "repository.cache=/proc/none"],
     ],
+    ("repository", "check-store"): [
+        ["--plan", "dr.yaml"],
+        ["--plan", "dr.yaml", "--set", "repository.folder=/nonexistent/points"],
+    ],
     ("repository", "keys", "list"): [["--plan", "dr.yaml"], []],
     ("repository", "keys", "add"): [
         ["--plan", "dr.yaml", "--recovery", "code.txt"],

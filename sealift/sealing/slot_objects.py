@@ -16,6 +16,7 @@ from sealift.errors import (
     UsageError,
 )
 from sealift.objects import ObjectStore
+from sealift.sealing.claims import read_claim
 from sealift.sealing.config import MAX_CONFIG_BYTES, Config
 from sealift.sealing.kdf import KdfCost
 from sealift.sealing.keys import REPOSITORY_ID_BYTES, Entropy, KeyRing, Profile, RootKey
@@ -82,7 +83,11 @@ def read_slot_objects(store: ObjectStore) -> dict[str, bytes]:
 
 def opened(store: ObjectStore, secret: Secret, *, entropy: Entropy = os.urandom) -> Unlocked:
     """Read config and slots and open one of them; see ``unlock`` for what it raises."""
-    return unlock(read_config(store), read_slot_objects(store), secret, entropy=entropy)
+    return unlock(
+        *(read_config(store), read_slot_objects(store), secret),
+        claim_of=lambda epoch: read_claim(store, epoch),
+        entropy=entropy,
+    )
 
 
 def create(

@@ -1,7 +1,7 @@
 """Opening a repository: whichever slot opens, the others being what they may."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from sealift.errors import (
@@ -12,8 +12,9 @@ from sealift.errors import (
     WrongPassphraseError,
     WrongSecretError,
 )
+from sealift.sealing.claims import fits
 from sealift.sealing.config import Config
-from sealift.sealing.keys import Entropy, KeyRing
+from sealift.sealing.keys import Entropy, KeyRing, RootKey
 from sealift.sealing.slots import Secret, Slot, SlotKind, kind_of, open_slot, parse_slot
 
 MAX_SLOTS = 64
@@ -36,7 +37,12 @@ class Unlocked:
 
 
 def unlock(
-    config: Config, slots: Mapping[str, bytes], secret: Secret, *, entropy: Entropy = os.urandom
+    config: Config,
+    slots: Mapping[str, bytes],
+    secret: Secret,
+    *,
+    claim_of: Callable[[int], bytes | None] = lambda epoch: None,
+    entropy: Entropy = os.urandom,
 ) -> Unlocked:
     """Try the slots that ``secret`` may open, those of the newest epoch first.
 
@@ -46,18 +52,22 @@ def unlock(
         config: of the repository.
         slots: objects by name.
         secret: what the caller has.
+        claim_of: the claim of an epoch, if there is one; slots of an epoch that another run
+            began with other keys are passed over.
         entropy: of the ring.
 
     Raises:
         WrongPassphraseError: whole slots of passphrases are there, none opens.
         WrongSecretError: the same of a key file, a recovery code or a key service, or there
             is no slot of that kind.
-        SlotDamagedError: every slot of this kind is damaged.
+        SlotDamagedError: every slot of this kind is damaged, or those that open are of a run
+            that did not begin their epoch.
         IntegrityError: a slot opened, but the config object is not of its keys.
         SealiftError: a key service refused and no other slot opened.
     """
     known, unusable = read_slots(config, slots)
     failures: list[SealiftError] = []
+    unclaimed: SlotDamagedError | None = None
     for name, slot in _candidates(known, kind_of(secret)):
         try:
             roots = open_slot(slot, secret)
@@ -67,6 +77,9 @@ def unlock(
                 unusable[name] = error
             continue
         config.check(roots)
+        if len(roots) > 1 and not _claimed(config, roots, claim_of):
+            unclaimed = unusable[name] = _unclaimed(len(roots))
+            continue
         ring = KeyRing(
             *(roots[-1], config.repository_id, len(roots)),
             past=roots[:-1],
@@ -74,7 +87,20 @@ def unlock(
             entropy=entropy,
         )
         return Unlocked(ring, name, {name: error.message for name, error in unusable.items()})
-    raise _most_telling(failures, unusable, kind_of(secret))
+    raise unclaimed or _most_telling(failures, unusable, kind_of(secret))
+
+
+def _unclaimed(epoch: int) -> SlotDamagedError:
+    return SlotDamagedError(
+        f"the run that made this slot did not begin epoch {epoch}; another did, with other keys",
+        next_step="open the repository with another slot, then remove this one",
+    )
+
+
+def _claimed(
+    config: Config, roots: Sequence[RootKey], claim_of: Callable[[int], bytes | None]
+) -> bool:
+    return fits(claim_of(len(roots)), roots[-1], config.repository_id, len(roots))
 
 
 def read_slots(

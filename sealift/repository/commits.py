@@ -262,6 +262,7 @@ class CommitLog:
         clock: dates commits.
         state: keeps the witness of this host.
         epoch: of the keys at hand.
+        lock_until: when the store may let a commit that is put now be deleted; None = at once.
     """
 
     def __init__(
@@ -272,8 +273,10 @@ class CommitLog:
         clock: Clock,
         state: StateStore,
         epoch: int,
+        lock_until: Callable[[], float | None] = lambda: None,
     ) -> None:
         self._store, self._records, self._state = store, records, state
+        self._lock_until = lock_until
         self._repository, self._clock, self._epoch = repository, clock, epoch
         self._witness_name = f"witness-{repository.hex()}"
 
@@ -432,7 +435,7 @@ class CommitLog:
     def _put(self, commit: Commit) -> Head:
         name = commit_name(commit.seq)
         sealed = self._records.seal(RecordKind.COMMIT, name, commit.to_bytes())
-        self._store.put(name, sealed, if_absent=True)
+        self._store.put(name, sealed, if_absent=True, lock_until=self._lock_until())
         return Head(commit, hashlib.sha256(sealed).digest())
 
     def _now_ms(self) -> int:

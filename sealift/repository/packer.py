@@ -7,7 +7,7 @@ hashing, compression, encryption and uploads happen outside of it.
 import hashlib
 import struct
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from sealift.errors import IntegrityError, ObjectMissingError, SealiftError
 from sealift.objects import ObjectStore
@@ -50,6 +50,7 @@ class Packer:
         state: keeps the log.
         log_name: of the log.
         pack_bytes: chunks of a full pack.
+        lock_until: when the store may let an object that is put now be deleted; None = at once.
     """
 
     def __init__(
@@ -62,10 +63,11 @@ class Packer:
         state: StateStore,
         log_name: str = "pending",
         pack_bytes: int = PACK_BYTES,
+        lock_until: Callable[[], float | None] = lambda: None,
     ) -> None:
         self._store, self._sealer, self._records = store, sealer, records
         self._index, self._entropy, self._state = index, entropy, state
-        self._pack_bytes = pack_bytes
+        self._pack_bytes, self._lock_until = pack_bytes, lock_until
         self._lock = threading.Lock()
         self._done = threading.Condition(self._lock)
         self._open = {kind: PackBuilder(kind, pack_bytes) for kind in ChunkKind}
@@ -149,7 +151,7 @@ class Packer:
             self._finish(ticket)
 
     def _put(self, toc: Toc, whole: bytes) -> None:
-        info = self._store.put(toc.pack, whole)
+        info = self._store.put(toc.pack, whole, lock_until=self._lock_until())
         if info.size != len(whole):
             raise IntegrityError(
                 f"{toc.pack}: the store says it took {info.size} of {len(whole)} bytes",
@@ -264,7 +266,7 @@ class Packer:
         name = index_name(self._entropy(RANDOM_BYTES))
         sealed = self._records.seal(RecordKind.INDEX, name, encode_index(tocs))
         try:
-            self._store.put(name, sealed)
+            self._store.put(name, sealed, lock_until=self._lock_until())
         except BaseException:
             with self._lock:
                 self._tocs += tocs

@@ -245,7 +245,7 @@ class Pruner:
         repository = self._repository
         name = index_name(repository.ring.entropy(RANDOM_BYTES))
         sealed = repository.records.seal(RecordKind.INDEX, name, encode_index(tocs))
-        repository.store.put(name, sealed)
+        repository.store.put(name, sealed, lock_until=repository.locks.until())
         return IndexRef(name, hashlib.sha256(sealed).digest())
 
     # ------------------------------------------------------------------ deleting

@@ -20,6 +20,7 @@ from sealift.errors import (
 from sealift.objects import ObjectStore
 from sealift.repository.commits import Commit, CommitLog, Head, PointRef, Witness
 from sealift.repository.index import ChunkIndex, Location
+from sealift.repository.locks import Locks
 from sealift.repository.names import RANDOM_BYTES, manifest_name
 from sealift.repository.packer import Packer, read_index
 from sealift.repository.packs import MAX_TOC_BYTES, PACK_BYTES, read_toc
@@ -49,11 +50,14 @@ class RepositoryOptions:
         level: of zstd.
         pack_bytes: chunks of a full pack.
         chunk_bytes: of disks that are new.
+        lock_seconds: how long the store keeps what is put, and what a new point stands on,
+            from being deleted by anybody; 0 = no lock. For stores with ``object_lock``.
     """
 
     level: int = 1
     pack_bytes: int = PACK_BYTES
     chunk_bytes: int = CHUNK_BYTES
+    lock_seconds: float = 0.0
 
 
 class Repository:
@@ -84,7 +88,16 @@ class Repository:
         self.options = options or RepositoryOptions()
         self.sealer = ChunkSealer(ring, level=self.options.level)
         self.records = RecordSealer(ring)
-        self.log = CommitLog(store, self.records, ring.repository_id, clock, state, ring.epoch)
+        self.locks = Locks(store, clock, state, ring.repository_id, self.options.lock_seconds)
+        self.log = CommitLog(
+            store,
+            self.records,
+            ring.repository_id,
+            clock,
+            state,
+            ring.epoch,
+            self.locks.until,
+        )
         self.index = ChunkIndex(cache, f"index-{ring.repository_id.hex()}")
         self.packer = Packer(
             store,
@@ -95,6 +108,7 @@ class Repository:
             state,
             f"pending-{ring.repository_id.hex()}",
             self.options.pack_bytes,
+            self.locks.until,
         )
         self._nodes = _NodeCache()
         self._head: Head | None = None
@@ -132,6 +146,7 @@ class Repository:
         witness: Witness | None = None,
         *,
         writes: bool = True,
+        follows: bool = True,
     ) -> "Repository":
         """Find the head, know what it names, and take over what a killed process left.
 
@@ -144,6 +159,7 @@ class Repository:
             options: see there.
             witness: of a receipt, beside what this host remembers.
             writes: False for whoever only reads, checks or prunes.
+            follows: False leaves the index unread, for whoever makes it anew.
 
         Raises:
             RepositoryRolledBackError: an older state than one that was there before is shown.
@@ -156,8 +172,9 @@ class Repository:
             ring = ring.at_epoch(head.commit.epoch)
             self = cls(store, ring, state, clock, cache, options)
         self._head = head
-        self._follow(head.commit)
-        if writes:
+        if follows:
+            self._follow(head.commit)
+        if writes and follows:
             self.packer.resume()
         return self
 
@@ -315,6 +332,7 @@ class Repository:
 
         self._head = self.log.publish(change)
         self.packer.committed()
+        self.locks.renew(self._head.commit, [row.name for row in self.index.packs()])
         return self._head
 
     def _put_manifest(self, point: PointManifest) -> PointRef:
@@ -323,7 +341,7 @@ class Repository:
         data = replace(point, previous=previous).to_bytes()
         name = manifest_name(self.ring.entropy(RANDOM_BYTES))
         sealed = self.records.seal(RecordKind.MANIFEST, name, data)
-        self.store.put(name, sealed)
+        self.store.put(name, sealed, lock_until=self.locks.until())
         return PointRef(
             id=point.id,
             vm=point.vm.uuid,
@@ -384,6 +402,7 @@ class Repository:
             own = name in pending or name in ours
             if name in doomed or not (own or self.index.has_pack(name)):
                 raise self._gone(f"{name} was pruned meanwhile")
+        self.locks.extend(sorted(needed - pending - ours))
         return needed
 
     def _packs_of(self, base: Tree | None, tree: Tree) -> set[str]:

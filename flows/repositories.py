@@ -36,6 +36,8 @@ class OpenRepository:
     Attributes:
         repository: it.
         store: its objects.
+        ring: keys as the slot held them; newer than the repository's own where a run died while
+            it began an epoch.
         secret: what opened it.
         slot: name of the slot that did.
         unusable: slots that nobody can open any more, with the reason.
@@ -43,6 +45,7 @@ class OpenRepository:
 
     repository: Repository
     store: ObjectStore
+    ring: KeyRing
     secret: Secret
     slot: str
     unusable: dict[str, str]
@@ -153,7 +156,8 @@ def open_over(
     _same_as_before(state, found.ring, store)
     repository = Repository.open(store, found.ring, state, around.clock, cache_of(plan, around))
     stack.callback(repository.close)
-    return OpenRepository(repository, store, secret, found.slot, dict(found.unusable))
+    unusable = dict(found.unusable)
+    return OpenRepository(repository, store, found.ring, secret, found.slot, unusable)
 
 
 def _same_as_before(state: StateStore, ring: KeyRing, store: ObjectStore) -> None:

@@ -27,6 +27,7 @@ _OPTION_VALUES: dict[str, Kind | list[str]] = {
     "--cron": Kind.NOTHING,
     "--directory": Kind.FOLDERS,
     "--disk": Kind.NOTHING,
+    "--drop": Kind.NOTHING,
     "--format": _FORMATS,
     "--id": Kind.MIGRATIONS,
     "--key-file": Kind.FILES,

@@ -164,6 +164,7 @@ NOT_FIELDS = frozenset(
         "CRON",
         "DIRECTORY",
         "DISK",
+        "DROP",
         "EBS",
         "FIPS",
         "FORMAT",

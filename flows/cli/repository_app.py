@@ -137,6 +137,34 @@ def keys_list(plan: PlanOption = None, sets: SetOption = None, json: JsonOption 
         repository_commands.keys_list(output, plans.replication(plan, sets).plan)
 
 
+KeyFileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--key-file", envvar="SEALIFT_KEY_FILE", help="A key file; made when it is not there."
+    ),
+]
+PassphraseOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--passphrase-file",
+        envvar="SEALIFT_PASSPHRASE_FILE",
+        help="A file whose first line is a passphrase.",
+    ),
+]
+RecoveryOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--recovery",
+        envvar="SEALIFT_RECOVERY",
+        help="New file for a recovery code: print it, lock it away, delete the file.",
+    ),
+]
+KmsOption = Annotated[
+    str | None,
+    typer.Option("--kms", envvar="SEALIFT_KMS", help="Id, alias or ARN of an AWS KMS key."),
+]
+
+
 @keys.command(
     "add",
     epilog=examples(
@@ -147,32 +175,10 @@ def keys_list(plan: PlanOption = None, sets: SetOption = None, json: JsonOption 
 def keys_add(
     plan: PlanOption = None,
     sets: SetOption = None,
-    key_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--key-file", envvar="SEALIFT_KEY_FILE", help="A key file; made when it is not there."
-        ),
-    ] = None,
-    passphrase_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--passphrase-file",
-            envvar="SEALIFT_PASSPHRASE_FILE",
-            help="A file whose first line is a passphrase.",
-        ),
-    ] = None,
-    recovery: Annotated[
-        Path | None,
-        typer.Option(
-            "--recovery",
-            envvar="SEALIFT_RECOVERY",
-            help="New file for a recovery code: print it, lock it away, delete the file.",
-        ),
-    ] = None,
-    kms: Annotated[
-        str | None,
-        typer.Option("--kms", envvar="SEALIFT_KMS", help="Id, alias or ARN of an AWS KMS key."),
-    ] = None,
+    key_file: KeyFileOption = None,
+    passphrase_file: PassphraseOption = None,
+    recovery: RecoveryOption = None,
+    kms: KmsOption = None,
     json: JsonOption = False,
 ) -> None:
     """Let one more secret open the repository."""
@@ -181,6 +187,43 @@ def keys_add(
 
         new = repository_commands.NewKey(key_file, passphrase_file, recovery, kms)
         repository_commands.keys_add(output, plans.replication(plan, sets).plan, new)
+
+
+@keys.command(
+    "new-epoch",
+    epilog=examples(
+        "sealift repository keys new-epoch --plan dr.yaml",
+        "sealift repository keys new-epoch --plan dr.yaml --recovery code.txt --drop 0123abcd",
+    ),
+)
+def keys_new_epoch(
+    plan: PlanOption = None,
+    sets: SetOption = None,
+    key_file: KeyFileOption = None,
+    passphrase_file: PassphraseOption = None,
+    recovery: RecoveryOption = None,
+    kms: KmsOption = None,
+    drop: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--drop",
+            envvar="SEALIFT_DROP",
+            help="The beginning of the id of a slot that shall open nothing new.",
+        ),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Seal with a new root key from now on, in slots for the plan's key and one more.
+
+    Every other slot has to be named with --drop: it is removed, and opens old data only for
+    whoever kept a copy of it. Old data stays as it is.
+    """
+    with invocation("repository keys new-epoch", machine=json, plan=plan) as output:
+        from flows.cli import plans, repository_commands
+
+        more = repository_commands.NewKey(key_file, passphrase_file, recovery, kms)
+        chosen = plans.replication(plan, sets).plan
+        repository_commands.keys_new_epoch(output, chosen, more, drop or [])
 
 
 @keys.command("remove", epilog=examples("sealift repository keys remove 0123abcd --plan dr.yaml"))

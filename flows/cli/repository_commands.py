@@ -8,15 +8,16 @@ from pathlib import Path
 
 from flows import repositories
 from flows.cli.output import Output
-from flows.cli.repository_lines import KeysChanged, KeysListed, KeySlot, RepositoryMade
+from flows.cli.repository_lines import EpochBegun, KeysChanged, KeysListed, KeySlot, RepositoryMade
 from flows.cli.repository_runs import at_repository, opened
 from flows.unlocking import key_service, passphrase_of, read_secret_file, secret_of
 from sealift.config_repository import KeyPlan, KmsPlan, ReplicationPlan
 from sealift.errors import UsageError
+from sealift.repository.epochs import begin_epoch
 from sealift.repository.session import Repository
 from sealift.sealing import slot_objects
 from sealift.sealing.keys import Profile
-from sealift.sealing.rotation import ADD_SLOT, REMOVE_SLOT
+from sealift.sealing.rotation import ADD_SLOT, NEW_EPOCH, REMOVE_SLOT
 from sealift.sealing.secrets import KeyFile, RecoveryCode
 from sealift.sealing.slot_objects import SlotInfo
 from sealift.sealing.slots import Secret
@@ -118,7 +119,7 @@ def _new_secret(new: NewKey) -> Secret:
     if len(given) != 1:
         raise UsageError(
             "name exactly one of --key-file, --passphrase-file, --recovery and --kms",
-            next_step="see sealift repository keys add --help",
+            next_step="the command with --help has examples",
         )
     if new.kms is not None:
         return key_service(KmsPlan(key=new.kms))
@@ -140,6 +141,29 @@ def keys_remove(output: Output, plan: ReplicationPlan, slot: str) -> None:
         gone = slot_objects.remove_slot(found.store, slot, found.slot)
     text = f"slot {gone.id} ({gone.description}) is gone\n{REMOVE_SLOT}"
     output.summary(KeysChanged(command="repository keys remove", text=text, slot=gone.id))
+
+
+def keys_new_epoch(
+    output: Output, plan: ReplicationPlan, more: NewKey, drop: Sequence[str]
+) -> None:
+    """What is sealed from now on is closed to older copies of the keys."""
+    with opened(output, plan, "repository keys new-epoch") as (_, found):
+        secrets = [found.secret]
+        if more != NewKey():
+            secrets.append(_new_secret(more))
+        begun = begin_epoch(found.repository, found.ring, secrets, drop=drop)
+    kept = ", ".join(name.removeprefix(slot_objects.SLOT_PREFIX) for name in begun.kept)
+    left = f"\nthe store did not let us delete {kept}: old data opens with them" if kept else ""
+    done = f"epoch {begun.epoch} has begun; {len(begun.slots)} slots open it"
+    output.summary(
+        EpochBegun(
+            text=f"{done}{left}\n{NEW_EPOCH}",
+            epoch=begun.epoch,
+            slots=len(begun.slots),
+            removed=len(begun.removed),
+            kept=len(begun.kept),
+        )
+    )
 
 
 def _line(slot: SlotInfo, opened_by: str) -> KeySlot:

@@ -245,6 +245,21 @@ class KeysChanged(Summary):
 
 
 @dataclass(frozen=True, kw_only=True)
+class EpochBegun(Summary):
+    """New data is sealed under a new root key; the text says what that does not protect."""
+
+    command: Literal["repository keys new-epoch"] = field(
+        default="repository keys new-epoch", init=False
+    )
+    epoch: int
+    slots: int
+    """That open it."""
+    removed: int
+    kept: int
+    """Old slots that the store did not let us delete."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class PointsListed(Summary):
     """The recovery points of a repository."""
 

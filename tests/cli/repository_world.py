@@ -44,7 +44,7 @@ def prepare(world: Any, words: str) -> None:
     if not words.startswith(_NEEDS_REPOSITORY) and not replicates:
         return
     must(world, "repository", "init", "--plan", "dr.yaml")
-    if words.startswith("repository keys remove"):
+    if words.startswith("repository keys remove") or "--drop" in words:
         add_slot(world.folder, "0123abcd")
     if words.startswith(_NEEDS_POINT):
         world.hypervisor.disks["vda"] = BOOT_SECTOR + bytes(DISK_BYTES - len(BOOT_SECTOR))

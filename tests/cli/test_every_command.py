@@ -96,6 +96,12 @@ CASES: dict[Words, list[list[str]]] = {
         ["0123abcd", "--plan", "dr.yaml"],
         ["ffff", "--plan", "dr.yaml"],
     ],
+    ("repository", "keys", "new-epoch"): [
+        ["--plan", "dr.yaml"],
+        ["--plan", "dr.yaml", "--recovery", "code.txt", "--drop", "0123abcd"],
+        ["--plan", "dr.yaml", "--drop", "0"],
+        ["--plan", "dr.yaml", "--key-file", "a.key", "--recovery", "code.txt"],
+    ],
     ("points", "list"): [["--plan", "dr.yaml"], ["--plan", "missing.yaml"]],
     ("points", "show"): [["newest", "--plan", "dr.yaml"], ["0000", "--plan", "dr.yaml"]],
     ("points", "diff"): [

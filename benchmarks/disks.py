@@ -47,7 +47,7 @@ class CountingWriter:
             size=size,
             block_size=64 * KiB,
             unwritten=Unwritten.ZERO,
-            max_op_bytes=1 * MiB,
+            max_op_bytes=4 * MiB,
             concurrency=concurrency,
         )
         self.committed = False

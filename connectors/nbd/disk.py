@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from connectors.nbd.address import NbdAddress
-from connectors.nbd.connection import Connection
+from connectors.nbd.connection import READ_REQUEST_BYTES, Connection
 from connectors.nbd.extents import StatusSource, walk
 from connectors.nbd.handshake import Endpoint
 from connectors.nbd.pool import ConnectionPool
@@ -31,8 +31,10 @@ from sealift.extents import Extent, coalesce
 from sealift.units import KiB, MiB, round_down
 
 MAX_REQUEST_BYTES = 1 * MiB
-"""Longest request: 4 connections x 1 MiB measured 1.3 times as fast as nbdcopy; and with
-16 connections the 16 MiB in flight are not passed, above which qemu-nbd halves its speed."""
+"""Longest write."""
+MAX_IN_FLIGHT_BYTES = 16 * MiB
+"""Of reads, over all connections; above it qemu-nbd halves its speed."""
+_LONGEST_READ_BYTES = 4 * MiB  # on one connection, in pieces
 MAX_CONNECTIONS = 16
 _ZERO_STEP_BYTES = 128 * MiB  # longest zero request, for its deadline's sake
 
@@ -91,7 +93,7 @@ class NbdReader:
         self._on_read_error = on_read_error
         self._have = {context.name for context in self._pool.negotiated.contexts}
         self._minimum = self._pool.negotiated.blocks.minimum
-        self._longest = _longest_request(self._pool, self._minimum)
+        self._longest = _longest_read(self._pool, self._minimum)
         try:
             self._check_tracking(endpoint)
         except TrackingLostError:
@@ -386,6 +388,14 @@ def _pool(
     used_clock, used_cancel = clock or SystemClock(), cancel or CancelToken()
     limit = min(connections, MAX_CONNECTIONS)
     return ConnectionPool(lambda: Connection(endpoint, used_clock, used_cancel), limit, used_cancel)
+
+
+def _longest_read(pool: ConnectionPool, minimum: int) -> int:
+    """How much one borrower asks for at once; in pieces, so the server has to take those."""
+    if pool.negotiated.blocks.maximum < READ_REQUEST_BYTES:
+        return _longest_request(pool, minimum)
+    share = round_down(MAX_IN_FLIGHT_BYTES // pool.limit, READ_REQUEST_BYTES)
+    return min(share, _LONGEST_READ_BYTES)
 
 
 def _longest_request(pool: ConnectionPool, minimum: int) -> int:

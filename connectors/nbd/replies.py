@@ -20,6 +20,8 @@ _MAX_CHUNKS = 1 << 17
 
 _DATA_CHUNK_BYTES = protocol.CHUNK_HEADER.size + protocol.OFFSET.size
 """What lies between the magic and the bytes of a data chunk."""
+_PATIENCE = 16  # replies in other forms after which whole ones are not hoped for any more
+_WHOLE_HEAD_BYTES = protocol.REPLY_MAGIC.size + _DATA_CHUNK_BYTES
 
 
 class Coverage:
@@ -99,6 +101,7 @@ class ReplyReader:
     def __init__(self, transport: Transport, *, structured: bool) -> None:
         self._transport = transport
         self._structured = structured
+        self._fragmented = 0  # replies that were not one whole chunk
 
     def plain(self, cookie: int) -> WireError | None:
         """Reply to a request that returns nothing; may be simple or structured."""
@@ -122,7 +125,33 @@ class ReplyReader:
         waiting = dict(requests)
         one = self._structured_read if self._structured else self._simple_read
         while waiting:
-            one(waiting)
+            if not (self._structured and self._whole_read(waiting)):
+                one(waiting)
+
+    def _whole_read(self, waiting: dict[int, Read]) -> bool:
+        """Take header and bytes at once, where a reply is one whole chunk as most are.
+
+        Nothing is judged here: whatever is not bit for bit the head of such a reply to one
+        of the requests is put back. False: the next chunk is still to be read.
+        """
+        first = next(iter(waiting.values()))
+        if first.chunks or self._fragmented > _PATIENCE or not self._transport.scatters:
+            return False
+        head = bytearray(_WHOLE_HEAD_BYTES)
+        received = self._transport.receive_scattered(head, first.view)
+        body = received - len(head)
+        cookie = protocol.cookie_of(head) if body >= 0 else None
+        read = waiting.get(cookie) if cookie is not None else None
+        if cookie is None or read is None or not _is_whole(head, cookie, read, first):
+            self._transport.put_back(head[:received], first.view[: max(0, body)])
+            self._fragmented += 1
+            return False
+        if read is not first:  # they came in another order
+            read.view[:body] = first.view[:body]
+        if body < len(read.view):
+            self._transport.receive_into(read.view[body:])
+        del waiting[cookie]
+        return True
 
     def _simple_read(self, waiting: dict[int, Read]) -> None:
         self._expect(protocol.SIMPLE_REPLY_MAGIC, ahead=protocol.SIMPLE_REPLY.size)
@@ -240,6 +269,12 @@ class ReplyReader:
         magic = self._magic(ahead)
         if magic != wanted:
             raise ProtocolError(f"reply that starts with {magic:#x}, {wanted:#x} was due")
+
+
+def _is_whole(head: bytearray, cookie: int, read: Read, buffer: Read) -> bool:
+    """Whether ``head`` begins the one chunk with all bytes of ``read``, which fits the buffer."""
+    fits = not read.chunks and len(read.view) == len(buffer.view)
+    return fits and head == protocol.whole_reply_head(cookie, read.offset, len(read.view))
 
 
 _STATUS_BYTES = protocol.MAX_STATUS_PAYLOAD_BYTES

@@ -72,6 +72,40 @@ class Transport:
         while position < wanted:
             position += self._receive_some(view[position:], self._receive_flags)
 
+    @property
+    def scatters(self) -> bool:
+        """Whether ``receive_scattered`` may be used now: on a plain socket, nothing taken ahead."""
+        return bool(self._receive_flags) and not self._ahead
+
+    def receive_scattered(self, head: bytearray, view: memoryview) -> int:
+        """Fill ``head`` and then ``view`` in one call, as far as bytes come.
+
+        A header and the bytes after it then cost one wait instead of two.
+
+        Returns:
+            How many bytes came, at least one. They may be of something else than was hoped
+            for: ``put_back`` hands them to the ordinary calls.
+
+        Raises:
+            As ``receive_into``.
+        """
+        while True:
+            try:
+                received = self._sock.recvmsg_into([head, view], 0, self._receive_flags)[0]
+            except (TimeoutError, BlockingIOError):
+                self._check()
+                continue
+            except OSError as error:
+                raise self._lost(error) from error
+            if received == 0:
+                raise self._lost(None)
+            self._check()
+            return received
+
+    def put_back(self, *parts: bytes | bytearray | memoryview) -> None:
+        """Bytes that were received and are still to be received by the other calls."""
+        self._ahead = b"".join((*parts, self._ahead))
+
     def receive(self, count: int, *, ahead: int = 0) -> bytes:
         """Exactly ``count`` bytes; the caller bounds ``count``.
 

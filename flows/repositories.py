@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 from flows import assembly
 from flows.places import cache_home, state_home
 from flows.unlocking import secret_of
-from sealift.config_repository import ReplicationPlan, RepositoryPlan, S3Plan
+from sealift.config_repository import LockPlan, ReplicationPlan, RepositoryPlan, S3Plan
 from sealift.errors import RepositoryRolledBackError
 from sealift.objects import ObjectStore
 from sealift.objects_check import Finding, StoreCheck
+from sealift.objects_lock import LockingStore
 from sealift.objects_retry import PatientStore
 from sealift.private import make_private_folder
+from sealift.repository.locks import LOCKED
 from sealift.repository.session import Repository
 from sealift.sealing import slot_objects
 from sealift.sealing.keys import KeyRing
@@ -67,7 +69,14 @@ def object_store(
     """
     inner = bare_store(plan.repository, around, create=create)
     stack.callback(inner.close)
+    if lock := lock_of(plan):
+        inner = LockingStore(inner, around.clock, lock.keep, LOCKED)
     return PatientStore(inner, assembly.context_of(plan, around).retrier())
+
+
+def lock_of(plan: ReplicationPlan) -> LockPlan | None:
+    """How long objects are locked; None where they are not."""
+    return plan.repository.s3.lock if plan.repository.s3 else None
 
 
 def bare_store(plan: RepositoryPlan, around: assembly.Around, *, create: bool) -> ObjectStore:
@@ -116,7 +125,7 @@ def _bucket(plan: S3Plan, around: assembly.Around) -> ObjectStore:
 
 
 def _bucket_spec(plan: S3Plan) -> "S3Spec":
-    from connectors.aws.object_s3 import S3Spec
+    from connectors.aws.object_s3 import LockMode, S3Spec
 
     return S3Spec(
         bucket=plan.bucket,
@@ -124,6 +133,8 @@ def _bucket_spec(plan: S3Plan) -> "S3Spec":
         region=plan.region,
         profile=plan.profile,
         endpoint=plan.endpoint,
+        owner=plan.owner,
+        lock_mode=LockMode(plan.lock.mode.upper()) if plan.lock else None,
     )
 
 

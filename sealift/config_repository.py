@@ -5,7 +5,7 @@ command line and Prefect, unknown keys refused. No field holds a secret; fields 
 """
 
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
@@ -33,6 +33,21 @@ _SOURCES = (
 )
 
 
+class LockPlan(PlanModel):
+    """Object lock: not even an intruder with all our credentials deletes what points need."""
+
+    mode: Literal["governance", "compliance"] = Field(
+        description="Who may end a lock before its time: governance, those with a permission of "
+        "its own; compliance, nobody"
+    )
+    keep: Duration = Field(
+        default=30 * 86_400.0,
+        ge=86_400.0,
+        description="How long an object is locked; extended each half of it for as long as a "
+        "point needs it, so prune frees nothing sooner",
+    )
+
+
 class S3Plan(PlanModel):
     """A bucket; credentials come from the standard AWS configuration, never from here."""
 
@@ -55,6 +70,14 @@ class S3Plan(PlanModel):
         default=None,
         pattern=r"^https?://[^/\s@]+/?$",
         description="URL of an S3 service that is not AWS; default: AWS_ENDPOINT_URL",
+    )
+    owner: Text | None = Field(
+        default=None,
+        pattern=r"^[0-9]{12}$",
+        description="Account that the bucket belongs to; one of another account is refused",
+    )
+    lock: LockPlan | None = Field(
+        default=None, description="Object lock; the bucket must have been made with it"
     )
 
 

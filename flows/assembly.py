@@ -111,17 +111,12 @@ def replica_of(
     plan: ReplicationPlan, around: Around, state: FileStateStore, stack: ExitStack
 ) -> ReplicaTarget:
     """The repository that the plan names, as the place of its points."""
-    from flows.repositories import lock_of, object_store, open_over
-    from sealift.repository.locks import LockingTarget, LockKeeper
+    from flows.repositories import object_store, open_over
     from sealift.repository.target import RepositoryTarget
 
     store = object_store(plan, around, stack)
     found = open_over(plan, around, store, state, stack)
-    lock = lock_of(plan)
-    if lock is None:
-        return RepositoryTarget(found.repository, plan.name, state)
-    keeper = LockKeeper(found.repository, state, around.clock, lock.keep)
-    return LockingTarget(keeper, plan.name, state)
+    return RepositoryTarget(found.repository, plan.name, state)
 
 
 def context_of(plan: AnyPlan, around: Around) -> SyncContext:

@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING
 from flows import assembly
 from flows.places import cache_home, state_home
 from flows.unlocking import secret_of
-from sealift.config_repository import LockPlan, ReplicationPlan, RepositoryPlan, S3Plan
+from sealift.config_repository import ReplicationPlan, RepositoryPlan, S3Plan
 from sealift.errors import RepositoryRolledBackError
 from sealift.objects import ObjectStore
 from sealift.objects_check import Finding, StoreCheck
-from sealift.objects_lock import LockingStore
 from sealift.objects_retry import PatientStore
 from sealift.private import make_private_folder
-from sealift.repository.locks import LOCKED
-from sealift.repository.session import Repository
+from sealift.repository.session import Repository, RepositoryOptions
 from sealift.sealing import slot_objects
 from sealift.sealing.keys import KeyRing
 from sealift.sealing.slots import Secret
@@ -69,14 +67,13 @@ def object_store(
     """
     inner = bare_store(plan.repository, around, create=create)
     stack.callback(inner.close)
-    if lock := lock_of(plan):
-        inner = LockingStore(inner, around.clock, lock.keep, LOCKED)
     return PatientStore(inner, assembly.context_of(plan, around).retrier())
 
 
-def lock_of(plan: ReplicationPlan) -> LockPlan | None:
-    """How long objects are locked; None where they are not."""
-    return plan.repository.s3.lock if plan.repository.s3 else None
+def options_of(plan: ReplicationPlan) -> RepositoryOptions:
+    """How the plan's repository writes: locked, where the plan says so."""
+    lock = plan.repository.s3.lock if plan.repository.s3 else None
+    return RepositoryOptions(lock_seconds=lock.keep if lock else 0.0)
 
 
 def bare_store(plan: RepositoryPlan, around: assembly.Around, *, create: bool) -> ObjectStore:
@@ -165,7 +162,9 @@ def open_over(
     secret = secret_of(plan.repository.key, around.environ, cancel=around.cancel)
     found = slot_objects.opened(store, secret)
     _same_as_before(state, found.ring, store)
-    repository = Repository.open(store, found.ring, state, around.clock, cache_of(plan, around))
+    repository = Repository.open(
+        store, found.ring, state, around.clock, cache_of(plan, around), options_of(plan)
+    )
     stack.callback(repository.close)
     unusable = dict(found.unusable)
     return OpenRepository(repository, store, found.ring, secret, found.slot, unusable)

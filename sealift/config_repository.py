@@ -43,7 +43,7 @@ class LockPlan(PlanModel):
     keep: Duration = Field(
         default=30 * 86_400.0,
         ge=86_400.0,
-        description="How long an object is locked; extended each half of it for as long as a "
+        description="How long an object is locked; renewed each quarter of it for as long as a "
         "point needs it, so prune frees nothing sooner",
     )
 

@@ -55,7 +55,8 @@ def init(output: Output, plan: ReplicationPlan, recovery: Path | None, *, fips: 
         ring = slot_objects.create(store, secrets, profile=profile)
         state = FileStateStore(repositories.reader_state(plan, at.around, store))
         cache = repositories.cache_of(plan, at.around)
-        Repository.init(store, ring, state, at.around.clock, cache).close()
+        options = repositories.options_of(plan)
+        Repository.init(store, ring, state, at.around.clock, cache, options).close()
     hint = "" if recovery else "; nobody can open it without its key: make a recovery code, too"
     output.summary(
         RepositoryMade(

@@ -6,6 +6,8 @@ of it has run off. What nothing needs any more runs out, and prune may delete it
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from sealift.clock import Clock
 from sealift.objects import ObjectStore
@@ -15,6 +17,8 @@ from sealift.repository.names import commit_name
 from sealift.store import StateStore
 
 _RENEWALS = 4
+_FEW = 32
+"""Up to so many are extended one after the other, in the caller's thread."""
 
 
 class Locks:
@@ -40,20 +44,35 @@ class Locks:
         return self._now() + self._seconds if self._seconds else None
 
     def extend(self, names: Sequence[str]) -> None:
-        """Let these objects be kept as if they were put now."""
+        """Let these objects be kept as if they were put now; two calls to the store for each.
+
+        Raises:
+            ObjectMissingError: one of them is gone.
+        """
         until = self.until()
-        if until is not None:
+        if until is None:
+            return
+        extend = partial(self._store.extend_lock, until=until)
+        if len(names) <= _FEW:
             for name in names:
-                self._store.extend_lock(name, until)
+                extend(name)
+            return
+        with ThreadPoolExecutor(self._store.caps.concurrency, "sealift-locks") as threads:
+            for done in [threads.submit(extend, name) for name in names]:
+                done.result()
 
     def renew(self, commit: Commit, packs: Sequence[str]) -> None:
         """Extend the locks of all that is in use, when that was not done for long enough."""
-        if not self._seconds or self._now() - self._renewed() < self._seconds / _RENEWALS:
+        if not self._seconds or self._is_fresh():
             return
         leaving = {c.name for c in commit.condemned} | set(commit.doomed)
         used = {*packs, *(i.name for i in commit.indexes), *(p.manifest for p in commit.points)}
         self.extend(sorted({*(used - leaving), commit_name(commit.seq)}))
         self._state.save(self._name, encode({"renewed_ms": int(self._now() * 1000)}))
+
+    def _is_fresh(self) -> bool:
+        """Whether a quarter is not over; a renewal of the future was made by a wrong clock."""
+        return 0 <= self._now() - self._renewed() < self._seconds / _RENEWALS
 
     def _renewed(self) -> float:
         data = self._state.load(self._name)

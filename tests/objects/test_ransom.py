@@ -8,15 +8,16 @@ import pytest
 from botocore.exceptions import ClientError
 
 from sealift.clock import SystemClock
-from sealift.objects_lock import LockingStore
 from sealift.pipeline import InlineExecutor
 from sealift.ports import ReplicaPorts
 from sealift.replicator import Replicator
 from sealift.repository.check import Checker
-from sealift.repository.locks import LOCKED, LockingTarget, LockKeeper
+from sealift.repository.session import RepositoryOptions
+from sealift.repository.target import RepositoryTarget
 from sealift.sync import SyncContext
 from sealift.testing.clock import VirtualClock
 from sealift.testing.source import SimulatedHypervisor
+from sealift.units import KiB
 from tests.conftest import Evidence
 from tests.objects.conftest import Bucket
 from tests.repository.conftest import CHUNK, World
@@ -26,9 +27,8 @@ KEEP = 30 * 86_400.0
 
 def replicate(world: World, hypervisor: SimulatedHypervisor) -> None:
     repository = world.open()
-    keeper = LockKeeper(repository, world.state, world.clock, KEEP)
     context = SyncContext(clock=world.clock, executor=InlineExecutor())
-    target = LockingTarget(keeper, "plan", world.state)
+    target = RepositoryTarget(repository, "plan", world.state)
     ports = ReplicaPorts(hypervisor, target, world.state, context, rng=random.Random(1))
     Replicator.open(ports, "plan").replicate()
     repository.close()
@@ -72,8 +72,9 @@ def test_what_points_need_survives_every_credential(
     locked_bucket: Bucket, evidence: Evidence
 ) -> None:
     clock = cast(VirtualClock, SystemClock())
-    store = LockingStore(locked_bucket.store(), clock, KEEP, LOCKED)
-    world = World(store, clock=clock)
+    store = locked_bucket.store()
+    options = RepositoryOptions(chunk_bytes=CHUNK, pack_bytes=64 * KiB, lock_seconds=KEEP)
+    world = World(store, clock=clock, options=options)
     world.init()
     hypervisor = SimulatedHypervisor({"vda": random.Random(1).randbytes(30 * CHUNK)}, granule=1024)
     for turn in range(3):

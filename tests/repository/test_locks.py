@@ -1,13 +1,16 @@
 """Object locks: made with every object, extended when a point reuses it, renewed in time."""
 
 import random
+from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
-from sealift.errors import TargetDeniedError
+from sealift.errors import TargetDeniedError, TransientError
 from sealift.repository.prune import PruneOptions, Pruner
 from sealift.repository.retention import Retention
 from sealift.repository.session import RepositoryOptions
+from sealift.testing.faults import Fault, Script, tapped
 from sealift.testing.object_memory import MemoryObjectStore
 from sealift.units import KiB
 from tests.repository.conftest import CHUNK, World, memory_reader, point_of, written
@@ -87,3 +90,38 @@ def test_without_locks_nothing_is_locked(world: World) -> None:
     before = locks(world)
     point(world, 1, noise(1))
     assert all(days < 0 for name, days in locks(world).items() if name not in before)
+
+
+@pytest.mark.fault(11, 58)
+def test_a_clock_that_was_ahead_for_a_while_stops_no_renewal(world: World) -> None:
+    """And whatever the clock says, no lock becomes shorter."""
+    point(world, 1, noise(1))
+    first = {n for n in locks(world) if not n.startswith("commits/")}
+    world.clock.jump(timedelta(days=400))
+    point(world, 2, noise(2))
+    ahead = locks(world)
+    world.clock.jump(timedelta(days=-400))
+    point(world, 3, noise(3))
+    now = locks(world)
+    assert all(now[name] >= ahead[name] + 399 for name in ahead)
+    world.clock.sleep(405 * DAY)
+    point(world, 4, noise(4))
+    assert all(locks(world)[name] > 29.9 for name in first)
+
+
+@pytest.mark.fault(19, 24, 58)
+def test_many_locks_are_extended_side_by_side_or_the_point_is_not_made(world: World) -> None:
+    point(world, 1, noise(1))
+    names = [f"packs/{n}" for n in range(100)]
+    for name in names:
+        world.store.put(name, b"", lock_until=0.0)
+    repository = world.open()
+    repository.locks.extend(names)
+    assert all(locks(world)[name] > 29.9 for name in names)
+    script = Script([(50, Fault.FAIL_BEFORE)])
+    failing = replace(world, store=tapped(world.store, "objects", Script()))
+    repository = failing.open()
+    repository.locks._store = tapped(world.store, "objects", script)
+    with pytest.raises(TransientError):
+        repository.locks.extend(names)
+    assert script.fired

@@ -132,6 +132,17 @@ class RecordSealer:
         return _LENGTHS.pack(len(data), len(frame)) + frame + bytes(padme(exact) - exact)
 
 
+def epoch_of(sealed: bytes) -> int:
+    """Of which epoch a record says that it is; proven only when it opens.
+
+    Raises:
+        IntegrityError: it is too short for a record.
+    """
+    if len(sealed) < _OVERHEAD_BYTES:
+        raise IntegrityError(f"{len(sealed)} bytes are too few for a record")
+    return int(_HEAD.unpack_from(sealed)[4])
+
+
 def _aad(ring: KeyRing, head: bytes, name: str) -> bytes:
     encoded = name.encode()
     return head + _BOUND.pack(ring.repository_id, len(encoded)) + encoded

@@ -42,7 +42,7 @@ NEW_EPOCH = KeyChange(
 RESEAL = KeyChange(
     "reseal",
     "all data that is referenced is sealed under the root key of the newest epoch",
-    "copies of old objects that somebody took or that a store still keeps as versions or "
-    "under a lock; content ids, which stay the same",
+    "the old objects until their quarantine is over and prune has deleted them; copies that "
+    "somebody took or that the store keeps as versions or under a lock; content ids, which stay",
 )
 EVERY_CHANGE = (ADD_SLOT, REMOVE_SLOT, NEW_EPOCH, RESEAL)

@@ -79,12 +79,14 @@ class CheckOptions:
     Attributes:
         pack_bytes: size of the large object; 32 MiB as a repository writes them.
         listed: objects of the list; above 1,000 it has a second page.
+        races: of creators, and of replacers.
         locks: try locks, if the store says that it has them: what is put for that stays for
             two minutes, and in a versioned bucket until a rule removes it.
     """
 
     pack_bytes: int = _PACK_BYTES
     listed: int = _LISTED
+    races: int = _RACES
     locks: bool = True
 
 
@@ -122,8 +124,19 @@ class StoreCheck:
 
         A store that cannot be written to or read from ends the check after that finding.
         """
+        return self._run(self._steps())
+
+    def conditions(self) -> Iterator[Finding]:
+        """Only whether of several writers one wins, which decides how many there may be."""
+        races = [
+            ("one creator wins", self._one_creator),
+            ("one replacer wins", self._one_replacer),
+        ]
+        return self._run(races)
+
+    def _run(self, steps: Sequence[tuple[str, Callable[[], Finding]]]) -> Iterator[Finding]:
         try:
-            for name, step in self._steps():
+            for name, step in steps:
                 finding = self._tried(name, step)
                 self.found.append(finding)
                 yield finding
@@ -239,22 +252,22 @@ class StoreCheck:
         def race(turn: int, again: int) -> int:
             return self._race(f"race-{turn}-{again}", None)
 
-        for turn in range(_RACES):
+        for turn in range(self._options.races):
             won = self._won(partial(race, turn))
             if won != 1:
                 return _no_condition("one creator wins", won)
-        return _good("one creator wins", f"{_RACES} races of {_WRITERS} writers")
+        return _good("one creator wins", f"{self._options.races} races of {_WRITERS} writers")
 
     def _one_replacer(self) -> Finding:
         def race(turn: int, again: int) -> int:
             before = self._stored("replaced", b"before %d, %d" % (turn, again))
             return self._race("replaced", before)
 
-        for turn in range(_RACES):
+        for turn in range(self._options.races):
             won = self._won(partial(race, turn))
             if won != 1:
                 return _no_condition("one replacer wins", won)
-        return _good("one replacer wins", f"{_RACES} races of {_WRITERS} writers")
+        return _good("one replacer wins", f"{self._options.races} races of {_WRITERS} writers")
 
     def _won(self, race: Callable[[int], int]) -> int:
         """Winners of a race; of another one, when nobody was answered."""

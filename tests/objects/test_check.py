@@ -186,6 +186,19 @@ def test_caps_are_what_was_found() -> None:
     assert check.caps.object_lock
 
 
+@pytest.mark.fault(22)
+def test_conditions_can_be_asked_for_alone() -> None:
+    clock = VirtualClock()
+    for store, verdicts in (
+        (MemoryObjectStore(clock), [Verdict.GOOD, Verdict.GOOD]),
+        (without(conditional_put=False)(clock), [DEGRADED, Verdict.GOOD]),
+    ):
+        retrier = Retrier(RetryPolicy(), clock)
+        check = StoreCheck(store, retrier, clock, random.Random(2), CheckOptions(races=3))
+        assert [f.verdict for f in check.conditions()] == verdicts
+        assert not store.objects
+
+
 @pytest.mark.fault(24)
 def test_a_passing_fault_is_no_finding() -> None:
     """Throttled and unanswered calls are repeated, in the races too."""

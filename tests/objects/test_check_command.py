@@ -37,6 +37,7 @@ def check_store(bucket: Bucket, folder: Path) -> tuple[int, list[dict[str, Any]]
     return done.returncode, [json.loads(line) for line in done.stdout.splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.sandbox
 @pytest.mark.fault(22, 27)
 def test_a_bucket_is_checked_and_left_as_it_was(bucket: Bucket, tmp_path: Path) -> None:

@@ -122,6 +122,18 @@ def check_store(plan: PlanOption = None, sets: SetOption = None, json: JsonOptio
         check_store_command.check_store(output, plans.replication(plan, sets).plan)
 
 
+@repository.command("reseal", epilog=examples("sealift repository reseal --plan dr.yaml"))
+def reseal(plan: PlanOption = None, sets: SetOption = None, json: JsonOption = False) -> None:
+    """Seal all that points need under the keys of the newest epoch: reads and stores all of it.
+
+    Beside other runs, and again after any failure: what is done stays done.
+    """
+    with invocation("repository reseal", machine=json, plan=plan) as output:
+        from flows.cli import plans, upkeep_commands
+
+        upkeep_commands.reseal(output, plans.replication(plan, sets).plan)
+
+
 @keys.command(
     "list",
     epilog=examples(

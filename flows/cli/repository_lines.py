@@ -260,6 +260,19 @@ class EpochBegun(Summary):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Resealed(Summary):
+    """What points stand on is under the newest keys; the text says what that does not protect."""
+
+    command: Literal["repository reseal"] = field(default="repository reseal", init=False)
+    epoch: int
+    chunks: int
+    packs: int
+    points: int
+    """Whose manifests were sealed anew."""
+    stored_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class PointsListed(Summary):
     """The recovery points of a repository."""
 

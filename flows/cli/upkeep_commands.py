@@ -9,6 +9,7 @@ from flows.cli.repository_lines import (
     DamageLine,
     Pruned,
     RepositoryChecked,
+    Resealed,
     VerdictLine,
 )
 from flows.cli.repository_runs import opened
@@ -16,7 +17,9 @@ from sealift.config_repository import ReplicationPlan, RetentionPlan
 from sealift.errors import IntegrityError, UsageError
 from sealift.repository.check import Checker, CheckReport
 from sealift.repository.prune import PruneOptions, Pruner, PruneReport
+from sealift.repository.reseal import Resealer
 from sealift.repository.retention import Retention, Verdict
+from sealift.sealing.rotation import RESEAL
 from sealift.units import format_size
 
 _ID_DIGITS = 12
@@ -142,4 +145,25 @@ def _pruned(report: PruneReport, *, preview: bool) -> Pruned:
         deleted_objects=report.deleted,
         denied_objects=len(report.denied),
         preview=preview,
+    )
+
+
+def reseal(output: Output, plan: ReplicationPlan) -> None:
+    """Put what points stand on under the keys of the newest epoch."""
+    with opened(output, plan, "repository reseal") as (at, found):
+        report = Resealer(found.repository, at.around.cancel).run()
+    done = (
+        f"{report.chunks} chunks and {report.manifests} points were sealed anew "
+        f"({format_size(report.stored_bytes)} stored); all is of epoch {report.epoch}"
+    )
+    output.summary(
+        Resealed(
+            text=f"{done}\n{RESEAL}",
+            next="sealift repository prune" if report.condemned else "",
+            epoch=report.epoch,
+            chunks=report.chunks,
+            packs=report.packs,
+            points=report.manifests,
+            stored_bytes=report.stored_bytes,
+        )
     )

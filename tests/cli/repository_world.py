@@ -29,7 +29,7 @@ DISK_BYTES = 4 * MiB
 
 _NEEDS_POINT = (
     *("points show", "points diff", "restore", "mount", "drill", "verify"),
-    *("repository check", "repository prune"),
+    *("repository check", "repository prune", "repository reseal"),
 )
 _NEEDS_REPOSITORY = ("repository keys", "points list", *_NEEDS_POINT)
 

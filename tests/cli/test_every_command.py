@@ -96,6 +96,7 @@ CASES: dict[Words, list[list[str]]] = {
         ["0123abcd", "--plan", "dr.yaml"],
         ["ffff", "--plan", "dr.yaml"],
     ],
+    ("repository", "reseal"): [["--plan", "dr.yaml"], []],
     ("repository", "keys", "new-epoch"): [
         ["--plan", "dr.yaml"],
         ["--plan", "dr.yaml", "--recovery", "code.txt", "--drop", "0123abcd"],

@@ -58,3 +58,18 @@ def test_a_new_epoch_shuts_old_keys_out_and_keeps_every_point(world: World) -> N
     assert code == IntegrityError.exit_code
     assert "epoch 2 is unknown here" in lines[-1]["message"]
     must(world, "points", "list", "--plan", "dr.yaml")
+
+
+def test_resealing_says_what_it_did_and_what_it_does_not_protect(world: World) -> None:
+    write_plan(world.folder)
+    must(world, "repository", "init", "--plan", "dr.yaml")
+    must(world, "replicate", "--plan", "dr.yaml")
+    must(world, "repository", "keys", "new-epoch", "--plan", "dr.yaml")
+    code, lines = world.lines("repository", "reseal", "--plan", "dr.yaml")
+    assert code == 0
+    assert (lines[-1]["epoch"], lines[-1]["points"]) == (2, 1)
+    assert lines[-1]["chunks"] > 0
+    assert "Not protected: the old objects until their quarantine is over" in lines[-1]["text"]
+    code, lines = world.lines("repository", "reseal", "--plan", "dr.yaml")
+    assert (code, lines[-1]["chunks"], lines[-1]["stored_bytes"]) == (0, 0, 0)
+    must(world, "verify", "--plan", "dr.yaml", "--read-data", "1")

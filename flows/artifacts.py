@@ -12,6 +12,7 @@ from prefect.artifacts import (
 )
 
 from flows.board import Picture
+from flows.drilling import Drilled
 from flows.thumbnails import data_uri, thumbnail
 from flows.wording import evidence_rows
 from sealift.errors import ImageError
@@ -78,6 +79,23 @@ def publish_evidence(m: Migration, picture: bytes | None) -> None:
         lines += ["", *_picture_lines(picture)]
     create_markdown_artifact(
         "\n".join(lines), key=f"sealift-{m.id}-evidence", description=f"Cutover of {m.vm_name}"
+    )
+
+
+def publish_drill(replication: str, point: str, done: Drilled, seconds: float) -> None:
+    """What is proven about a point: that it boots, in which time, with its screen."""
+    rows = [
+        ("point", point),
+        ("proof", done.seen),
+        ("from start to proof", format_duration(seconds)),
+        ("from power-on to proof", format_duration(done.boot_seconds)),
+    ]
+    lines = ["| what | found |", "| --- | --- |"]
+    lines += [f"| {_cell(name)} | {_cell(found)} |" for name, found in rows]
+    if done.picture.exists():
+        lines += ["", *_picture_lines(done.picture.read_bytes())]
+    create_markdown_artifact(
+        "\n".join(lines), key=f"sealift-{replication}-drill", description=f"Drill of {replication}"
     )
 
 

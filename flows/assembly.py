@@ -177,7 +177,7 @@ def cloud_of(plan: MigrationPlan, around: Around, stack: ExitStack) -> CloudTarg
     """The target that the plan names."""
     limits = plan.limits
     account = Account(plan.target.aws, plan.migration, limits.connections, limits.put_rate)
-    return aws_target(account, around, stack)
+    return account_target(account, around, stack)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +197,7 @@ class Account:
     put_rate: int | None = None
 
 
-def aws_target(account: Account, around: Around, stack: ExitStack) -> CloudTarget:
+def account_target(account: Account, around: Around, stack: ExitStack) -> CloudTarget:
     """A target in an AWS account; ``stack`` closes it."""
     from connectors.aws.quotas import read_quotas
     from connectors.aws.session import AwsClients

@@ -1,11 +1,13 @@
 """The deployments of one plan: what ``sealift serve`` registers and ``prefect.yaml`` ships."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from sealift.config import MigrationPlan
+from sealift.config_load import AnyPlan
 
 if TYPE_CHECKING:
+    from prefect import Flow
     from prefect.deployments.runner import RunnerDeployment
 
 NAMES = ("preflight", "replicate", "migrate", "cutover", "abandon")
@@ -15,29 +17,47 @@ TAGS = ("sealift",)
 DEFAULT_CRON = "*/30 * * * *"
 
 
-def deployments(plan: MigrationPlan, cron: str | None) -> "Sequence[RunnerDeployment]":
-    """All deployments of a plan; only ``replicate`` runs by itself.
+WATCH_CRON = "*/5 * * * *"
+PRUNE_CRON = "17 3 * * *"
+VERIFY_CRON = "47 4 * * *"
+
+
+def deployments(plan: AnyPlan, cron: str | None) -> "Sequence[RunnerDeployment]":
+    """All deployments of a plan.
+
+    Of a migration only ``replicate`` runs by itself; of a replication so do the watch, when the
+    plan has an RPO, and once a day verify and prune.
 
     Args:
         plan: the parameter of every flow.
-        cron: when ``replicate`` runs; None for never.
+        cron: when ``replicate`` runs; None for never, and then nothing else does.
     """
+    if isinstance(plan, MigrationPlan):
+        from flows import migrating
+
+        crons = {name: cron if name == "replicate" else None for name in NAMES}
+        return [_deployed(getattr(migrating, name), plan, when) for name, when in crons.items()]
+    from flows import replicating
+
+    watched = WATCH_CRON if plan.rpo is not None else None
+    crons = {
+        "replicate": cron,
+        "watch": cron and watched,
+        "verify": cron and VERIFY_CRON,
+        "prune": cron and PRUNE_CRON,
+        "drill": None,
+    }
+    return [_deployed(getattr(replicating, name), plan, when) for name, when in crons.items()]
+
+
+def _deployed(flow: "Flow[..., Any]", plan: AnyPlan, cron: str | None) -> "RunnerDeployment":
     from prefect.types.entrypoint import EntrypointType
 
-    from flows import migrating
-
-    parameters: dict[str, Any] = {"plan": plan.model_dump(mode="json")}
-    made = []
-    for name in NAMES:
-        flow = getattr(migrating, name)
-        scheduled = cron if name == "replicate" else None
-        made.append(
-            flow.to_deployment(
-                name=plan.migration,
-                parameters=parameters,
-                cron=scheduled,
-                tags=list(TAGS),
-                entrypoint_type=EntrypointType.MODULE_PATH,
-            )
-        )
-    return made
+    made = flow.to_deployment(
+        name=plan.name,
+        parameters={"plan": plan.model_dump(mode="json")},
+        cron=cron,
+        tags=list(TAGS),
+        entrypoint_type=EntrypointType.MODULE_PATH,
+    )
+    return cast("RunnerDeployment", made)  # a coroutine only inside an event loop

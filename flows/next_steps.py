@@ -51,7 +51,7 @@ _AFTER_ERROR: Mapping[type[SealiftError], str] = {
     errors.NewerFormatError: "use the release that wrote it, or a newer one",
     errors.WrongSecretError: "open the repository with another slot's secret",
     errors.SlotDamagedError: "open the repository with another slot, then renew this one",
-    errors.DrillFailedError: "keep the picture and the console; drill an older point",
+    errors.DrillFailedError: "sealift points list names older points; drill one of them",
     errors.RpoExceededError: "sealift replicate, and see why the last ones failed",
     errors.TransientError: _AGAIN,
     errors.StoppedError: _AGAIN,

@@ -36,7 +36,7 @@ def recovery_target(
     store = FileStateStore(home / ".recovery" / owner)
     stack.enter_context(StateLock(store.directory, around.run_name))
     account = assembly.Account(plan.target.aws, owner, _CONNECTIONS)
-    return assembly.aws_target(account, around, stack), store
+    return assembly.account_target(account, around, stack), store
 
 
 _CONNECTIONS = 32  # to EBS, as in the plan of a migration

@@ -14,7 +14,8 @@ from prefect.futures import PrefectFuture
 from flows.wording import ROUND_COLUMNS, round_row
 from sealift.migration import Migration
 from sealift.migrator import Migrator
-from sealift.ports import DiskJob
+from sealift.ports import DiskJob, ReplicaPorts
+from sealift.replicator import Replicator
 
 
 def _task(run: Callable[[], None], name: str, run_name: str) -> Task[[], None]:
@@ -38,6 +39,22 @@ def disks_as_tasks(jobs: Sequence[DiskJob]) -> None:
         future.wait()
     for future in futures:
         future.result()
+
+
+class TaskedReplicator(Replicator[ReplicaPorts]):
+    """A replicator whose rounds are seen by Prefect as tasks, with a table of what they moved."""
+
+    def replicate(self) -> Migration:
+        """See ``Replicator.replicate``."""
+        number = self.state.next_seq
+        replicate = super().replicate
+
+        def run() -> None:
+            replicate()
+            publish_rounds(self.state)
+
+        _task(run, "round", f"round {number}")()
+        return self.state
 
 
 class TaskedMigrator(Migrator):

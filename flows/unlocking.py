@@ -95,7 +95,8 @@ def read_secret_file(path: Path, where: str) -> bytes:
         UsageError: it cannot be read, is no file, too large, or others may write to it.
     """
     try:
-        with path.open("rb") as file:
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a pipe must not hold us
+        with os.fdopen(os.open(path, flags), "rb") as file:
             info = os.fstat(file.fileno())
             content = file.read(_MAX_BYTES + 1) if stat.S_ISREG(info.st_mode) else None
     except OSError as error:

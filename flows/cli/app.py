@@ -145,7 +145,8 @@ def replicate(
         if isinstance(chosen, MigrationPlan):
             run_commands.replicate(output, chosen, prefect=prefect_runs.wanted(prefect))
         else:
-            replicate_command.replicate(output, chosen)
+            wanted = prefect_runs.wanted(prefect)
+            replicate_command.replicate(output, chosen, prefect=wanted)
 
 
 @app.command(
@@ -261,7 +262,7 @@ def serve(
     with invocation("serve", machine=json) as output:
         from flows.cli import plans, serve_command
 
-        serve_command.serve(output, plans.loaded(plan, sets).plan, cron)
+        serve_command.serve(output, plans.either(plan, sets).plan, cron)
 
 
 @app.command(epilog=examples("sealift version", "sealift version --json"))

@@ -50,6 +50,7 @@ _ARGUMENT_VALUES: dict[str, Kind | list[str]] = {
     "completion shell": _SHELLS,
     "config init path": Kind.FILES,
     "drill point": ["newest"],
+    "failover point": ["newest"],
     "help topic": _TOPICS,
     "image convert path": Kind.FILES,
     "image convert target": Kind.FILES,

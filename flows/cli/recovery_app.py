@@ -7,7 +7,7 @@ import typer
 
 from flows.cli.examples import examples
 from flows.cli.invocation import invocation
-from flows.cli.options import JsonOption, PlanOption, SetOption
+from flows.cli.options import JsonOption, PlanOption, SetOption, YesOption
 from flows.cli.repository_app import PointArgument
 
 DiskOption = Annotated[
@@ -29,6 +29,8 @@ def register(app: typer.Typer) -> None:
             "sealift verify --plan dr.yaml", "sealift verify --plan dr.yaml --read-data 0.1"
         )
     )(verify)
+    app.command(epilog=examples("sealift failover newest --plan dr.yaml --yes"))(failover)
+    app.command(epilog=examples("sealift watch --plan dr.yaml --set rpo=1h"))(watch)
     app.command(epilog=examples("sealift mount newest --plan dr.yaml --disk vda"))(mount)
     app.command(
         epilog=examples("sealift drill newest --plan dr.yaml --proof login: --output drills")
@@ -89,6 +91,29 @@ def verify(
 
         chosen = plans.replication(plan, sets).plan
         upkeep_commands.check(output, chosen, "verify", read_data)
+
+
+def failover(
+    point: PointArgument,
+    plan: PlanOption = None,
+    sets: SetOption = None,
+    yes: YesOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Start a machine from a point in the plan's account, the source being gone."""
+    with invocation("failover", machine=json, plan=plan) as output:
+        from flows.cli import failover_command, plans
+
+        chosen = plans.replication(plan, sets).plan
+        failover_command.run_failover(output, chosen, point, yes=yes)
+
+
+def watch(plan: PlanOption = None, sets: SetOption = None, json: JsonOption = False) -> None:
+    """Whether the newest point is as young as the plan's rpo demands; exit code 65 when not."""
+    with invocation("watch", machine=json, plan=plan) as output:
+        from flows.cli import plans, watch_command
+
+        watch_command.watch(output, plans.replication(plan, sets).plan)
 
 
 def mount(

@@ -1,10 +1,12 @@
 """``sealift replicate`` and ``sealift abandon`` with the plan of a replication."""
 
+import importlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from flows.cli.output import Output
+from flows.cli.prefect_runs import run_flow
 from flows.cli.repository_lines import Replicated
 from flows.cli.shown import show_rounds
 from flows.session import Replication, Run, replication
@@ -16,10 +18,14 @@ from sealift.migration import Migration
 from sealift.units import format_duration, format_size
 
 
-def replicate(output: Output, plan: ReplicationPlan) -> None:
+def replicate(output: Output, plan: ReplicationPlan, *, prefect: bool) -> None:
     """One more point of the machine."""
-    with _running(output, plan, "replicate") as run:
-        m = run.replicator.replicate()
+    if prefect:
+        flows = importlib.import_module("flows.replicating")
+        m = run_flow(output, lambda: flows.replicate(plan), CancelToken())
+    else:
+        with _running(output, plan, "replicate") as run:
+            m = run.replicator.replicate()
     tell(output, m)
 
 

@@ -313,6 +313,17 @@ class Replicated(Summary):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Watched(Summary):
+    """The newest point is as young as the plan demands."""
+
+    command: Literal["watch"] = field(default="watch", init=False)
+    replication: str
+    point: str
+    age_seconds: float
+    rpo_seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class PointRestored(Summary):
     """Disks of a point were restored."""
 
@@ -328,6 +339,19 @@ class Unmounted(Summary):
 
     command: Literal["mount"] = field(default="mount", init=False)
     point: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class FailedOverTo(Summary):
+    """A machine was started from a point, in the account of the plan."""
+
+    command: Literal["failover"] = field(default="failover", init=False)
+    point: str
+    instance_id: str
+    rpo_seconds: float
+    """Age of the point when the command began: what the machine does not know."""
+    rto_seconds: float
+    """From the command's start until the machine was healthy."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,11 +6,11 @@ from contextlib import suppress
 from flows.cli.lines import Deployed
 from flows.cli.output import Output
 from flows.cli.summaries import Ended
-from sealift.config import MigrationPlan
+from sealift.config_load import AnyPlan
 from sealift.errors import UsageError
 
 
-def serve(output: Output, plan: MigrationPlan, cron: str) -> None:
+def serve(output: Output, plan: AnyPlan, cron: str) -> None:
     """Register the plan's deployments and serve them until a signal comes.
 
     Raises:

@@ -13,12 +13,13 @@ from flows.cli.repository_lines import (
     VerdictLine,
 )
 from flows.cli.repository_runs import opened
-from sealift.config_repository import ReplicationPlan, RetentionPlan
+from flows.retaining import retention_of
+from sealift.config_repository import ReplicationPlan
 from sealift.errors import IntegrityError, UsageError
 from sealift.repository.check import Checker, CheckReport
 from sealift.repository.prune import PruneOptions, Pruner, PruneReport
 from sealift.repository.reseal import Resealer
-from sealift.repository.retention import Retention, Verdict
+from sealift.repository.retention import Verdict
 from sealift.sealing.rotation import RESEAL
 from sealift.units import format_size
 
@@ -94,18 +95,6 @@ def prune(output: Output, plan: ReplicationPlan, *, preview: bool, mass_removal:
     rows = [_verdict_row(v) for v in verdicts]
     output.table("points", ("point", "taken (UTC)", "", "because of"), rows)
     output.summary(_pruned(report, preview=preview))
-
-
-def retention_of(plan: RetentionPlan) -> Retention:
-    """The policy as the repository takes it."""
-    return Retention(
-        last=plan.last,
-        hourly=plan.hourly,
-        daily=plan.daily,
-        weekly=plan.weekly,
-        monthly=plan.monthly,
-        yearly=plan.yearly,
-    )
 
 
 def _verdict(verdict: Verdict) -> VerdictLine:

@@ -19,6 +19,10 @@ repository:
   key:
     key_file: {folder}/points.key
   cache: {folder}/cache
+target:
+  aws:
+    subnet: subnet-1
+    security_groups: [sg-1]
 """
 _CODE = bytes.fromhex("31c0 8ed8 be157c ac 84c0 7406 baf803 ee ebf5 f4 ebfd")
 """``lodsb`` and ``out`` to the first serial port until a zero comes, then ``hlt``."""
@@ -28,7 +32,7 @@ DISK_BYTES = 4 * MiB
 """A BIOS boots from no disk that has not a cylinder."""
 
 _NEEDS_POINT = (
-    *("points show", "points diff", "restore", "mount", "drill", "verify"),
+    *("points show", "points diff", "restore", "mount", "drill", "verify", "watch", "failover"),
     *("repository check", "repository prune", "repository reseal"),
 )
 _NEEDS_REPOSITORY = ("repository keys", "points list", *_NEEDS_POINT)
@@ -49,6 +53,8 @@ def prepare(world: Any, words: str) -> None:
     if words.startswith(_NEEDS_POINT):
         world.hypervisor.disks["vda"] = BOOT_SECTOR + bytes(DISK_BYTES - len(BOOT_SECTOR))
         must(world, "replicate", "--plan", "dr.yaml")
+    if words.startswith("failover"):
+        world.hypervisor.shutdown(1.0)
 
 
 def must(world: Any, *words: str) -> None:

@@ -117,6 +117,16 @@ CASES: dict[Words, list[list[str]]] = {
         ["newest", "--plan", "dr.yaml"],
         ["newest", "--plan", "dr.yaml", "--ebs"],
     ],
+    ("failover",): [
+        ["newest", "--plan", "dr.yaml", "--yes"],
+        ["newest", "--plan", "dr.yaml"],
+        ["0000", "--plan", "dr.yaml", "--yes"],
+    ],
+    ("watch",): [
+        ["--plan", "dr.yaml"],
+        ["--plan", "dr.yaml", "--set", "rpo=1h"],
+        ["--plan", "dr.yaml", "--set", "rpo=1ms"],
+    ],
     ("mount",): [
         ["newest", "--plan", "dr.yaml", "--disk", "nosuch"],
         ["newest", "--plan", "dr.yaml", "--port", "0", "--socket", "s"],

@@ -1,0 +1,203 @@
+"""The flows of a replication: replicate, watch, verify, prune, drill. Each calls the engine.
+
+Prefect loads this file a second time under another name when a deployment names it by
+path, so it defines nothing that others import but the flows.
+"""
+
+import os
+import random
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Annotated
+
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.concurrency.sync import concurrency
+from prefect.events import emit_event
+from pydantic import Field
+
+from flows import assembly, hardening, repositories
+from flows.artifacts import ArtifactView, publish_drill
+from flows.aside import aside
+from flows.caller import Caller, caller
+from flows.drilling import DrillOrder
+from flows.drilling import drill as drilled
+from flows.points import OpenPoint
+from flows.repositories import OpenRepository
+from flows.retaining import retention_of
+from flows.session import Run, replication
+from flows.tasks import TaskedReplicator, disks_as_tasks
+from flows.watching import freshness, refuse_stale
+from sealift.clock import SystemClock
+from sealift.config_repository import ReplicationPlan
+from sealift.errors import IntegrityError
+from sealift.progress import silent
+from sealift.repository.check import Checker
+from sealift.repository.prune import PruneOptions, Pruner
+
+Slot = Annotated[
+    str | None,
+    Field(
+        description="Name of a global concurrency limit on the server; the run takes one slot of "
+        "it and fails when there is no such limit",
+        max_length=200,
+    ),
+]
+Share = Annotated[
+    float, Field(description="Share of the packs that are read as a whole", ge=0.0, le=1.0)
+]
+PointName = Annotated[
+    str, Field(description="The beginning of a point's id, or newest", max_length=64)
+]
+Proof = Annotated[
+    str,
+    Field(
+        description="Regular expression that has to appear on the serial console", max_length=500
+    ),
+]
+Seconds = Annotated[float, Field(description="How long the proof may take", gt=0.0)]
+
+
+def _aside(work: Callable[[Caller], None], slot: str | None) -> None:
+    """Run ``work`` aside of this thread, where no engine of Prefect interrupts it."""
+    own = caller.get()
+    if own is None:  # else the command has done it
+        hardening.keep_memory_private()
+    around = own or Caller()
+    with ExitStack() as stack:
+        if slot is not None:
+            stack.enter_context(
+                concurrency(slot, strict=True, raise_on_lease_renewal_failure=False)
+            )
+        aside(lambda: work(around), around.cancel, prefect_owns_signals=own is None)
+
+
+@contextmanager
+def _opened(plan: ReplicationPlan, around: Caller, verb: str) -> Iterator[OpenRepository]:
+    own = assembly.Around(SystemClock(), around.cancel, silent, os.environ, f"sealift {verb}-flow")
+    with repositories.opened(plan, own) as found:
+        yield found
+
+
+@flow(
+    name="sealift-replicate-sealed",
+    flow_run_name="replicate {plan.replication}",
+    persist_result=False,
+)
+def replicate(plan: ReplicationPlan, slot: Slot = None) -> None:
+    """One more point in the repository; its receipt is kept as an artifact."""
+
+    def work(around: Caller) -> None:
+        run = Run(
+            "replicate-flow",
+            [*around.views, ArtifactView(plan.name)],
+            os.environ,
+            around.cancel,
+            run_disks=disks_as_tasks,
+            open_replicator=TaskedReplicator.open,
+        )
+        with replication(plan, run) as opened:
+            m = opened.replicator.replicate()
+        create_markdown_artifact(
+            f"`{m.history[-1].receipt}`",
+            key=f"sealift-{plan.name}-receipt",
+            description="Proves later that the repository was once this far",
+        )
+        around.finished(m)
+
+    _aside(work, slot)
+
+
+@flow(name="sealift-watch", flow_run_name="watch {plan.replication}", persist_result=False)
+def watch(plan: ReplicationPlan) -> None:
+    """Fail, and emit the event ``sealift.rpo.exceeded``, when the newest point is too old."""
+
+    def work(around: Caller) -> None:
+        with _opened(plan, around, "watch") as found:
+            now = found.repository.clock.now().timestamp()
+            state = freshness(found.repository.head.commit, plan, now)
+        if state.exceeded:
+            emit_event(
+                "sealift.rpo.exceeded",
+                resource={
+                    "prefect.resource.id": f"sealift.replication.{plan.name}",
+                    "prefect.resource.name": plan.name,
+                },
+                payload={
+                    "age_seconds": state.age_seconds,
+                    "rpo_seconds": state.rpo_seconds,
+                    "point": state.point,
+                },
+            )
+        refuse_stale(state)
+
+    _aside(work, None)
+
+
+@flow(name="sealift-verify", flow_run_name="verify {plan.replication}", persist_result=False)
+def verify(plan: ReplicationPlan, share: Share = 0.1) -> None:
+    """Whether everything that points need is there, and opens."""
+
+    def work(around: Caller) -> None:
+        with _opened(plan, around, "verify") as found:
+            rng = random.Random()  # noqa: S311 - chooses a sample
+            report = Checker(found.repository, read_share=share, rng=rng).run()
+        rows = [
+            {"what": d.what, "why": d.why, "points": ", ".join(p.hex() for p in d.points)}
+            for d in report.damage
+        ]
+        create_table_artifact(
+            rows,
+            key=f"sealift-{plan.name}-damage",
+            description=f"{report.points} points on {report.packs} packs, {report.read_packs} read",
+        )
+        if rows:
+            raise IntegrityError(
+                f"{len(rows)} things are damaged or missing", next_step="sealift verify names them"
+            )
+
+    _aside(work, None)
+
+
+@flow(name="sealift-prune", flow_run_name="prune {plan.replication}", persist_result=False)
+def prune(plan: ReplicationPlan) -> None:
+    """Drop what retention does not keep; delete what no point needs, after the quarantine."""
+
+    def work(around: Caller) -> None:
+        with _opened(plan, around, "prune") as found:
+            options = PruneOptions(plan.retention.quarantine)
+            report = Pruner(found.repository, options).run(retention_of(plan.retention))
+        rows = [
+            {"point": v.point.id.hex(), "stays because of": ", ".join(v.reasons) or "(goes)"}
+            for v in report.verdicts
+        ]
+        create_table_artifact(
+            rows, key=f"sealift-{plan.name}-retention", description="What retention says"
+        )
+
+    _aside(work, None)
+
+
+@flow(name="sealift-drill", flow_run_name="drill {plan.replication}", persist_result=False)
+def drill(
+    plan: ReplicationPlan,
+    point: PointName = "newest",
+    proof: Proof = "login:",
+    seconds: Seconds = 300.0,
+    output: Path = Path("drills"),
+    accelerator: str = "kvm:tcg",
+) -> None:
+    """Boot a point, cut off from everything; picture and time are kept as evidence."""
+
+    def work(around: Caller) -> None:
+        clock = SystemClock()
+        began = clock.monotonic()
+        order = DrillOrder(proof, seconds, output, accelerator)
+        with _opened(plan, around, "drill") as found:
+            chosen = OpenPoint.find(found.repository, point, plan.replication)
+            done = drilled(chosen, order, clock, around.cancel)
+        name = chosen.ref.id.hex()
+        publish_drill(plan.name, name, done, clock.monotonic() - began)
+
+    _aside(work, None)

@@ -40,7 +40,8 @@ CREATE TABLE chunks (id BLOB NOT NULL, pack INTEGER NOT NULL, at INTEGER NOT NUL
     codec INTEGER NOT NULL, position INTEGER NOT NULL, PRIMARY KEY (id, pack)) WITHOUT ROWID;
 """
 
-_LOOK_UP = "SELECT id, name, pack, at, length, plain, epoch, codec, position FROM chunks, packs"
+_WHERE = "SELECT id, pack, at, length, plain, epoch, codec FROM chunks WHERE id IN"
+_WHICH = "SELECT id, pack, position FROM chunks WHERE id IN"
 
 
 class Location(NamedTuple):
@@ -93,7 +94,7 @@ class ChunkIndex:
             kind: {} for kind in ChunkKind
         }
         self._pending_tocs: dict[str, Toc] = {}
-        self._stored_packs = self._count_packs()
+        self._known_packs = self._read_packs()
 
     # ------------------------------------------------------------------ the file
 
@@ -120,7 +121,7 @@ class ChunkIndex:
     def _connected(self) -> sqlite3.Connection:
         db = sqlite3.connect(self._path or "", check_same_thread=False, isolation_level=None)
         db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
-        db.execute("PRAGMA journal_mode = WAL" if self._path else "PRAGMA journal_mode = OFF")
+        db.execute(f"PRAGMA journal_mode = {'WAL' if self._path else 'MEMORY'}")
         db.execute("PRAGMA synchronous = NORMAL")
         (version,) = db.execute("PRAGMA user_version").fetchone()
         if version not in (0, _VERSION):
@@ -167,7 +168,7 @@ class ChunkIndex:
             if known.get(name) != ref.digest:
                 self._learn_source(ref, fetch(ref))
         self._forget_pending(pending)
-        self._stored_packs = self._count_packs()
+        self._known_packs = self._read_packs()
 
     def _forget_pending(self, but: Collection[str]) -> None:
         """What is pending no more was committed, and is in an index object, or is gone."""
@@ -243,7 +244,7 @@ class ChunkIndex:
             self._pending_tocs.clear()
             for held in self._pending.values():
                 held.clear()
-        self._stored_packs = self._count_packs()
+        self._known_packs = self._read_packs()
 
     # ------------------------------------------------------------------ questions
 
@@ -252,9 +253,9 @@ class ChunkIndex:
         with self._lock:
             pending = self._pending[kind]
             found = {one for one in ids if one in pending}
-            if self._stored_packs and len(found) < len(ids):
+            if self._known_packs and len(found) < len(ids):
                 rest = [one for one in ids if one not in found]
-                found.update(row[0] for row in self._rows(kind, rest))
+                found.update(row[0] for row, _ in self._rows(_WHICH, kind, rest))
         return found
 
     def find(self, kind: ChunkKind, ids: Iterable[bytes]) -> dict[bytes, Location]:
@@ -268,9 +269,9 @@ class ChunkIndex:
                     rest.append(one)
                 else:
                     found[one] = Location(held[0], *held[1][1:])
-            if self._stored_packs:
-                for row in self._rows(kind, rest):
-                    found[row[0]] = Location(row[1], *row[3:8])
+            if self._known_packs:
+                for row, pack in self._rows(_WHERE, kind, rest):
+                    found[row[0]] = Location(pack.name, *row[2:])
         return found
 
     def packs_of(self, kind: ChunkKind, ids: Iterable[bytes]) -> tuple[set[str], list[bytes]]:
@@ -286,60 +287,58 @@ class ChunkIndex:
                 else:
                     names.add(held[0])
             found = {}
-            if self._stored_packs and rest:
-                found = {row[0]: row[1] for row in self._rows(kind, rest)}
+            if self._known_packs and rest:
+                found = {row[0]: pack.name for row, pack in self._rows(_WHICH, kind, rest)}
         names.update(found.values())
         return names, [one for one in rest if one not in found]
 
     def places(self, kind: ChunkKind, ids: Sequence[bytes]) -> Iterator[tuple[bytes, int, int]]:
         """(id, number of pack, position in it) of every copy of ``ids`` that is committed."""
         with self._lock:
-            rows = list(
-                self._rows(
-                    kind,
-                    ids,
-                    "AND EXISTS (SELECT 1 FROM members WHERE members.pack = no AND source != '')",
-                )
-            )
-        return ((row[0], row[2], row[8]) for row in rows)
+            rows = list(self._rows(_WHICH, kind, ids))
+        return ((row[0], row[1], row[2]) for row, _ in rows if row[1] not in self._spilled)
 
     def packs(self) -> list[PackRow]:
         """Every pack of the followed index objects."""
-        with self._lock, self._errors():
-            rows = self._db.execute(
-                "SELECT no, name, kind, size, count FROM packs WHERE no IN "
-                "(SELECT pack FROM members WHERE source != '') ORDER BY no"
-            ).fetchall()
-        return [PackRow(no, name, ChunkKind(kind), *rest) for no, name, kind, *rest in rows]
+        return [row for no, row in sorted(self._known_packs.items()) if no not in self._spilled]
 
     def has_pack(self, name: str) -> bool:
         """Whether a followed index object names the pack."""
-        query = "SELECT 1 FROM packs, members WHERE name = ? AND pack = no AND source != ''"
-        with self._lock, self._errors():
-            return self._db.execute(query, (name,)).fetchone() is not None
+        no = self._numbers.get(name)
+        return no is not None and no not in self._spilled
 
     def pack_size(self, name: str) -> int:
         """Bytes of a pack; 0 when it is not known."""
-        with self._lock, self._errors():
-            toc = self._pending_tocs.get(name)
-            if toc is not None:
-                return toc.size
-            row = self._db.execute("SELECT size FROM packs WHERE name = ?", (name,)).fetchone()
-        return int(row[0]) if row else 0
+        toc = self._pending_tocs.get(name)
+        if toc is not None:
+            return toc.size
+        row = self._known_packs.get(self._numbers.get(name, 0))
+        return row.size if row else 0
 
     def _rows(
-        self, kind: ChunkKind, ids: Sequence[bytes], only: str = ""
-    ) -> Iterator[tuple[Any, ...]]:
+        self, select: str, kind: ChunkKind, ids: Sequence[bytes]
+    ) -> Iterator[tuple[tuple[Any, ...], PackRow]]:
+        """Rows of chunks with their packs; rows whose pack was forgotten lead nowhere."""
         for at in range(0, len(ids), _BATCH):
             part = ids[at : at + _BATCH]
-            marks = ",".join("?" * len(part))
-            query = f"{_LOOK_UP} WHERE id IN ({marks}) AND pack = no AND kind = ? {only}"
+            query = f"{select} ({','.join('?' * len(part))})"
             with self._errors():
-                yield from self._db.execute(query, (*part, kind.value)).fetchall()
+                rows = self._db.execute(query, part).fetchall()
+            for row in rows:
+                pack = self._known_packs.get(row[1])
+                if pack is not None and pack.kind is kind:
+                    yield row, pack
 
-    def _count_packs(self) -> int:
+    def _read_packs(self) -> dict[int, PackRow]:
+        """Packs by number; 200 bytes each, 7 MiB for a full TiB."""
         with self._lock, self._errors():
-            return int(self._db.execute("SELECT count(*) FROM packs").fetchone()[0])
+            rows = self._db.execute("SELECT no, name, kind, size, count FROM packs").fetchall()
+            named = "SELECT pack FROM members WHERE source != ''"
+            committed = {no for (no,) in self._db.execute(named)}
+        found = {row[0]: PackRow(row[0], row[1], ChunkKind(row[2]), *row[3:]) for row in rows}
+        self._numbers = {row.name: no for no, row in found.items()}
+        self._spilled = found.keys() - committed
+        return found
 
     # ------------------------------------------------------------------ the database
 

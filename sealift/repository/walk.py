@@ -4,12 +4,17 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 
 from sealift.errors import IntegrityError, ObjectMissingError
+from sealift.repository.index import Location
 from sealift.repository.session import Repository
 from sealift.repository.tree import ID_BYTES, NODE_BYTES, ZERO_ID, Tree, nodes
 from sealift.sealing.chunks import ChunkKind
+from sealift.units import KiB
 
 _PACKS_KEPT = 3
-"""Node packs in memory, 96 MiB: trees are stored in order, so neighbours share a pack."""
+"""Node packs in memory, 96 MiB: a tree is stored in order, so neighbours share a pack."""
+_REQUEST_BYTES = 256 * KiB
+"""What costs as much to read as a request: a pack is read whole once it was asked that often for
+single nodes. Where many points changed a little each, neighbours do not share a pack."""
 
 
 class NodeLoader:
@@ -22,6 +27,7 @@ class NodeLoader:
     def __init__(self, repository: Repository) -> None:
         self._repository = repository
         self._packs: OrderedDict[str, bytes] = OrderedDict()
+        self._asked: dict[str, int] = {}
 
     def load(self, node: bytes) -> bytes:
         """Plaintext of a node.
@@ -32,22 +38,24 @@ class NodeLoader:
         where = self._repository.index.find(ChunkKind.NODE, [node]).get(node)
         if where is None:
             raise IntegrityError(f"node {node.hex()} is in no pack of the index")
-        whole = self._whole(where.pack)
-        sealed = whole[where.offset : where.offset + where.length]
+        try:
+            sealed = self._sealed(where)
+        except ObjectMissingError as error:
+            raise IntegrityError(f"{where.pack} is missing") from error
         return self._repository.opened(ChunkKind.NODE, node, where, sealed)
 
-    def _whole(self, pack: str) -> bytes:
-        found = self._packs.get(pack)
-        if found is None:
-            try:
-                found = self._repository.store.get(pack)
-            except ObjectMissingError as error:
-                raise IntegrityError(f"{pack} is missing") from error
-            self._packs[pack] = found
+    def _sealed(self, where: Location) -> bytes:
+        whole = self._packs.get(where.pack)
+        if whole is None:
+            asked = self._asked[where.pack] = self._asked.get(where.pack, 0) + 1
+            if asked * _REQUEST_BYTES < self._repository.index.pack_size(where.pack):
+                return self._repository.store.get(where.pack, where.offset, where.length)
+            whole = self._packs[where.pack] = self._repository.store.get(where.pack)
+            self._asked[where.pack] = 0
             if len(self._packs) > _PACKS_KEPT:
                 self._packs.popitem(last=False)
-        self._packs.move_to_end(pack)
-        return found
+        self._packs.move_to_end(where.pack)
+        return whole[where.offset : where.offset + where.length]
 
 
 class Marker:

@@ -15,6 +15,7 @@ from sealift.errors import (
     ObjectExistsError,
     ObjectMissingError,
     RepositoryRolledBackError,
+    TargetError,
     TransientError,
 )
 from sealift.objects import ObjectStore
@@ -375,15 +376,25 @@ class CommitLog:
     # ------------------------------------------------------------------ publishing
 
     def begin(self) -> Head:
-        """Commit 0 of a new repository.
+        """Commit 0 of a new repository, and the proof that nobody can put another one.
 
         Raises:
             ObjectExistsError: there is one already.
+            TargetError: the store took a second one: it does not keep conditions, and of two
+                writers one would lose his points.
         """
         first = Commit(self._repository, 0, bytes(DIGEST_BYTES), self._now_ms(), self._epoch)
         head = self._put(first)
-        self._remember(head)
-        return head
+        try:
+            self._put(first)  # sealed anew, so other bytes
+        except ObjectExistsError:
+            self._remember(head)
+            return head
+        raise TargetError(
+            "the store takes a second object where one may be put only if there is none: two "
+            "writers would overwrite each other's points",
+            next_step="use a store that keeps If-None-Match; repository check-store tells",
+        )
 
     def publish(self, change: Callable[[Commit], Commit]) -> Head:
         """Apply a change to the head, whatever the head has become by then.

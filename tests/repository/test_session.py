@@ -9,8 +9,10 @@ from sealift.errors import (
     IntegrityError,
     ObjectExistsError,
     RepositoryRolledBackError,
+    TargetError,
 )
 from sealift.extents import Extent, Kind
+from sealift.objects import StoreCaps
 from sealift.repository.commits import Witness
 from sealift.repository.reader import RepositoryReader
 from sealift.repository.session import Repository
@@ -242,3 +244,11 @@ def test_a_writer_that_a_new_epoch_overtook_publishes_nothing(world: World) -> N
     old.begin_epoch(2)
     with pytest.raises(IntegrityError, match="newer epoch"):
         old.publish(point_of(1, tree), {})
+
+
+@pytest.mark.fault(22)
+def test_a_store_that_ignores_conditions_is_found_out_at_init() -> None:
+    caps = StoreCaps(conditional_put=False, conditional_replace=False)
+    world = World(MemoryObjectStore(caps=caps))
+    with pytest.raises(TargetError, match="second object"):
+        world.init()

@@ -7,6 +7,7 @@ from base64 import b64encode
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
@@ -275,6 +276,36 @@ def test_a_silent_bucket_is_given_up(bucket: Bucket) -> None:
         with pytest.raises(ConnectionLostError):
             store.get("old")
     store.close()
+
+
+def asked_url(spec: S3Spec) -> str:
+    """The address of a HEAD that is not sent."""
+    store, seen = S3ObjectStore(spec), list[str]()
+
+    def refuse(request: Any, **_: object) -> None:
+        seen.append(request.url)
+        raise ConnectionLostError("not sent")
+
+    store._s3.meta.events.register("before-send.s3", refuse)
+    with pytest.raises(ConnectionLostError):
+        store.head("a")
+    store.close()
+    return seen[0]
+
+
+@pytest.mark.parametrize("host", ["http://localhost:9000", "https://minio.example.com"])
+def test_a_server_of_ones_own_is_reached_by_its_host(
+    host: str, s3_environment: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Named in the plan or in the environment: never as ``BUCKET.HOST``, which few resolve."""
+    assert asked_url(S3Spec("some-bucket", endpoint=host)) == f"{host}/some-bucket/a"
+    monkeypatch.setenv("AWS_ENDPOINT_URL", host)
+    assert asked_url(S3Spec("some-bucket")) == f"{host}/some-bucket/a"
+
+
+def test_amazon_is_reached_by_the_buckets_own_name(s3_environment: object) -> None:
+    url = asked_url(S3Spec("some-bucket", region="eu-central-1"))
+    assert url == "https://some-bucket.s3.eu-central-1.amazonaws.com/a"
 
 
 def test_a_bucket_that_is_not_there_is_named(bucket: Bucket) -> None:

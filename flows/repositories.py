@@ -14,7 +14,7 @@ from flows.unlocking import secret_of
 from sealift.config_repository import ReplicationPlan, RepositoryPlan, S3Plan
 from sealift.errors import RepositoryRolledBackError
 from sealift.objects import ObjectStore
-from sealift.objects_check import CheckOptions, Finding, StoreCheck, Verdict
+from sealift.objects_check import Finding, StoreCheck
 from sealift.objects_limit import PacedStore
 from sealift.objects_retry import PatientStore
 from sealift.private import make_private_folder
@@ -27,8 +27,6 @@ from sealift.store import FileStateStore, StateStore
 if TYPE_CHECKING:
     from connectors.aws.object_s3 import S3Spec
 
-_RACES_AT_INIT = 3
-"""Of each kind: a server that ignores conditions lets all four writers win every time."""
 _KNOWN_ID = "repository-id"
 
 
@@ -105,19 +103,6 @@ def store_findings(plan: ReplicationPlan, around: assembly.Around) -> Iterator[F
     with closing(bare_store(plan.repository, around, create=False)) as store:
         yield from StoreCheck(store, retrier, around.clock, SystemRandom()).run()
     yield from _rules(plan.repository)
-
-
-def missing_conditions(plan: ReplicationPlan, around: assembly.Around) -> Iterator[Finding]:
-    """What keeps two writers of the plan's store from knowing which of them won.
-
-    Raises:
-        TargetError: there is no such folder.
-    """
-    retrier = assembly.context_of(plan, around).retrier()
-    with closing(bare_store(plan.repository, around, create=False)) as store:
-        options = CheckOptions(races=_RACES_AT_INIT)
-        check = StoreCheck(store, retrier, around.clock, SystemRandom(), options)
-        yield from (f for f in check.conditions() if f.verdict is not Verdict.GOOD)
 
 
 def _rules(plan: RepositoryPlan) -> Iterator[Finding]:

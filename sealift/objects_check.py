@@ -124,19 +124,8 @@ class StoreCheck:
 
         A store that cannot be written to or read from ends the check after that finding.
         """
-        return self._run(self._steps())
-
-    def conditions(self) -> Iterator[Finding]:
-        """Only whether of several writers one wins, which decides how many there may be."""
-        races = [
-            ("one creator wins", self._one_creator),
-            ("one replacer wins", self._one_replacer),
-        ]
-        return self._run(races)
-
-    def _run(self, steps: Sequence[tuple[str, Callable[[], Finding]]]) -> Iterator[Finding]:
         try:
-            for name, step in steps:
+            for name, step in self._steps():
                 finding = self._tried(name, step)
                 self.found.append(finding)
                 yield finding
@@ -255,7 +244,7 @@ class StoreCheck:
         for turn in range(self._options.races):
             won = self._won(partial(race, turn))
             if won != 1:
-                return _no_condition("one creator wins", won)
+                return _bad_race("one creator wins", won)
         return _good("one creator wins", f"{self._options.races} races of {_WRITERS} writers")
 
     def _one_replacer(self) -> Finding:
@@ -266,7 +255,7 @@ class StoreCheck:
         for turn in range(self._options.races):
             won = self._won(partial(race, turn))
             if won != 1:
-                return _no_condition("one replacer wins", won)
+                return _no_replacement(won)
         return _good("one replacer wins", f"{self._options.races} races of {_WRITERS} writers")
 
     def _won(self, race: Callable[[int], int]) -> int:
@@ -408,15 +397,16 @@ class StoreCheck:
         return False
 
 
-_SINGLE = (
-    "a repository here must have one writer: no second host, no prune beside a sync. Use a "
-    "store that honours If-None-Match and If-Match"
-)
-
-
-def _no_condition(capability: str, won: int) -> Finding:
+def _bad_race(capability: str, won: int) -> Finding:
     seen = f"{won} of {_WRITERS} writers at once won"
-    return Finding(capability, Verdict.DEGRADED, seen, _SINGLE)
+    step = "keep no repository here: of two writers one would lose points. Use a store that keeps"
+    return Finding(capability, Verdict.BAD, seen, f"{step} If-None-Match")
+
+
+def _no_replacement(won: int) -> Finding:
+    seen = f"{won} of {_WRITERS} writers at once won"
+    step = "a repository replaces nothing and does without; the server ignores If-Match"
+    return Finding("one replacer wins", Verdict.NOTE, seen, step)
 
 
 def _good(capability: str, seen: str) -> Finding:

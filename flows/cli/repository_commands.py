@@ -48,8 +48,6 @@ def init(output: Output, plan: ReplicationPlan, recovery: Path | None, *, fips: 
         _make_key_file(plan.repository.key)
         secrets: list[Secret] = [secret_of(plan.repository.key, os.environ)]
         store = repositories.object_store(plan, at.around, at.stack, create=True)
-        for finding in repositories.missing_conditions(plan, at.around):
-            at.say(f"{finding.capability}: {finding.seen}; {finding.next_step}")
         code = None if recovery is None else RecoveryCode.generate()
         if code is not None and recovery is not None:
             _write_new(recovery, f"{code.to_text()}\n".encode())

@@ -1,4 +1,4 @@
-"""Stores as commands see them: what a server does not keep is said when a repository is made."""
+"""Stores as commands see them: none that ignores conditions is taken for a repository."""
 
 import pytest
 
@@ -19,37 +19,29 @@ def ignore_conditions(patch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.fault(22)
-def test_init_warns_of_a_store_without_conditions(
+def test_no_repository_is_made_in_a_store_without_conditions(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_plan(world.folder)
     ignore_conditions(monkeypatch)
     code, lines = world.lines("repository", "init", "--plan", "dr.yaml")
-    assert code == 0
-    notes = [line["text"] for line in lines if line["type"] == "note"]
-    assert any("one creator wins: 4 of 4 writers at once won" in text for text in notes)
-    assert any("one replacer wins" in text and "one writer" in text for text in notes)
+    assert code == 30
+    assert lines[-1]["code"] == "target"
+    assert "If-None-Match" in lines[-1]["next"]
 
 
 @pytest.mark.fault(22)
-def test_init_says_nothing_of_a_store_that_keeps_them(world: World) -> None:
-    write_plan(world.folder)
-    code, lines = world.lines("repository", "init", "--plan", "dr.yaml")
-    assert code == 0
-    assert not [line for line in lines if line["type"] == "note"]
-    left = [p.name for p in (world.folder / "points" / "check-store").rglob("*") if p.is_file()]
-    assert left == []
-
-
-@pytest.mark.fault(22)
-def test_check_store_calls_it_degraded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_store_calls_it_bad(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     write_plan(world.folder)
     (world.folder / "points").mkdir()
     ignore_conditions(monkeypatch)
     code, lines = world.lines("repository", "check-store", "--plan", "dr.yaml")
-    assert code == 0
-    assert lines[-1]["verdict"] == "degraded"
+    assert code == 30
+    assert "one creator wins" in lines[-1]["message"]
     found = {line["capability"]: line for line in lines if line["type"] == "store-finding"}
-    assert found["one creator wins"]["verdict"] == "degraded"
-    assert "one writer" in found["one creator wins"]["next"]
+    assert found["one creator wins"]["verdict"] == "bad"
+    assert "4 of 4 writers at once won" in found["one creator wins"]["seen"]
+    assert found["one replacer wins"]["verdict"] == "note"
     assert found["write and read"]["verdict"] == "good"
+    left = [p.name for p in (world.folder / "points" / "check-store").rglob("*") if p.is_file()]
+    assert left == []

@@ -150,7 +150,7 @@ PLACES = [
     (["abandon", "--yes"], "flows.session.assembly.ports_over"),
     (["sandbox"], "sandbox.aws.server.AwsSandbox.start"),
     (["demo"], "flows.cli.demo_command.Demo"),
-    (["serve"], "flows.cli.plans.load_plan"),
+    (["serve"], "flows.cli.plans.load_any"),
     (["version"], "flows.cli.doctor_command.examine"),
     (["completion", "bash"], "flows.cli.completion_command.Script"),
     (["help", "events"], "flows.cli.json_schema.schema"),

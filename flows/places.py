@@ -6,6 +6,9 @@ from pathlib import Path
 
 from sealift.config_load import AnyPlan
 
+REPLICATIONS = ".replications"
+"""Below the state home; no migration's name begins with a dot."""
+
 
 def state_home(environ: Mapping[str, str]) -> Path:
     """Folder that holds one folder per migration: ``$XDG_STATE_HOME/sealift``."""
@@ -34,11 +37,6 @@ def cache_home(environ: Mapping[str, str]) -> Path:
     base = environ.get("XDG_CACHE_HOME", "")
     root = Path(base) if base.startswith("/") else Path("~/.cache").expanduser()
     return root / "sealift"
-
-
-def replications_home(environ: Mapping[str, str]) -> Path:
-    """Folder that holds one folder per replication."""
-    return state_home(environ) / ".replications"
 
 
 def general_logs(environ: Mapping[str, str]) -> Path:

@@ -8,7 +8,7 @@ from flows.cli.output import Output
 from flows.cli.repository_lines import ServedDisk, Unmounted
 from flows.cli.repository_runs import opened_point
 from flows.points import find_disks
-from flows.serving import served
+from flows.serving import private_socket, served
 from sealift.config_repository import ReplicationPlan
 from sealift.errors import StoppedError, UsageError
 from sealift.units import format_size
@@ -28,8 +28,9 @@ def mount(
 
     Nothing is copied first: a client's reads are answered from the repository as they come.
     """
-    address = _address(socket, port)
+    given = _address(socket, port)
     with opened_point(output, plan, "mount", point) as (at, found):
+        address = given or at.stack.enter_context(private_socket())
         disks = find_disks(found.manifest, disk)
         with served(found, disks, address) as server:
             for one in disks:
@@ -46,7 +47,8 @@ def mount(
     output.summary(Unmounted(text=text, point=found.ref.id.hex()))
 
 
-def _address(socket: Path | None, port: int | None) -> NbdAddress:
+def _address(socket: Path | None, port: int | None) -> NbdAddress | None:
+    """What was asked for; None for a socket that only this user can reach."""
     if socket is not None and port is not None:
         raise UsageError("--socket and --port exclude each other", next_step="name one of them")
     if socket is not None:
@@ -54,7 +56,7 @@ def _address(socket: Path | None, port: int | None) -> NbdAddress:
         if len(os.fsencode(path)) > 107:
             raise UsageError(f"{path}: too long for a socket", next_step="name a shorter path")
         return UnixAddress(path)
-    return TcpAddress("127.0.0.1", port or 0)
+    return None if port is None else TcpAddress("127.0.0.1", port)
 
 
 def _uri(address: NbdAddress, export: str) -> str:

@@ -124,13 +124,20 @@ def mount(
     socket: Annotated[
         Path | None,
         typer.Option(
-            "--socket", envvar="SEALIFT_SOCKET", help="A new Unix socket instead of a port."
+            "--socket",
+            envvar="SEALIFT_SOCKET",
+            help="Path of the Unix socket. Default: one in a new folder that only you may enter.",
         ),
     ] = None,
     port: Annotated[
         int | None,
         typer.Option(
-            "--port", envvar="SEALIFT_PORT", min=0, max=65535, help="On 127.0.0.1; 0 is a free one."
+            "--port",
+            envvar="SEALIFT_PORT",
+            min=0,
+            max=65535,
+            help="A port of 127.0.0.1 instead, which every user of this host can read; 0 is a "
+            "free one.",
         ),
     ] = None,
     json: JsonOption = False,

@@ -77,10 +77,14 @@ def status(output: Output, plan: AnyPlan | None, name: str | None) -> None:
     found = [read_status(d, now, policy) for d in directories(plan, name)]
     for s in found:
         _show(output, s, now)
-    following = next_command(found[0].migration) if len(found) == 1 else ""
+    following = _next(found[0]) if len(found) == 1 else ""
     if len(found) == 1 and found[0].holder is not None:
         following = beside_run(found[0].liveness, found[0].holder.run) or following
     output.summary(Shown(text=_words(found), next=following, migrations=len(found)))
+
+
+def _next(s: Status) -> str:
+    return "sealift replicate" if s.replicates else next_command(s.migration)
 
 
 def _words(found: list[Status]) -> str:
@@ -155,5 +159,5 @@ def _standing(s: Status, now: float) -> Standing:
         forecast_seconds=s.forecast.final_seconds if s.forecast else None,
         forecast=s.forecast.text if s.forecast else None,
         failures=list(m.failures) if m else [],
-        next=next_command(m),
+        next=_next(s),
     )

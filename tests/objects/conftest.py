@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -120,6 +121,8 @@ def second_server(
         "MINISTACK_HOST": "127.0.0.1",
         "GATEWAY_PORT": str(port),
         "SERVICES": "s3",
+        "IOT_MTLS_ENABLED": "0",  # listens on every address, whatever BIND_HOST says
+        "SFTP_ENABLED": "0",
     }
     with (folder / "log").open("wb") as log:
         server = subprocess.Popen(
@@ -132,6 +135,7 @@ def second_server(
     try:
         _wait(server, port, folder / "log")
         yield f"http://127.0.0.1:{port}"
+        assert listening(server.pid) == {f"127.0.0.1:{port}"}, "reachable from elsewhere"
     finally:
         server.terminate()
         try:
@@ -139,6 +143,24 @@ def second_server(
         except subprocess.TimeoutExpired:
             server.kill()
             server.wait()
+
+
+def listening(pid: int) -> set[str]:
+    """Addresses and ports at which a process can be reached."""
+    own, found = set(), set()
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed since
+            own.add(os.readlink(link).removeprefix("socket:[").removesuffix("]"))
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and fields[9] in own:
+                address, _, port = fields[1].partition(":")
+                shown = (
+                    socket.inet_ntoa(bytes.fromhex(address)[::-1]) if table == "tcp" else address
+                )
+                found.add(f"{shown}:{int(port, 16)}")
+    return found
 
 
 def _wait(server: "subprocess.Popen[bytes]", port: int, log: Path) -> None:

@@ -21,6 +21,7 @@ from sealift.private import make_private_folder
 from sealift.repository.session import Repository, RepositoryOptions
 from sealift.sealing import slot_objects
 from sealift.sealing.keys import KeyRing
+from sealift.sealing.patient_keys import patient
 from sealift.sealing.slots import Secret
 from sealift.store import FileStateStore, StateStore
 
@@ -161,7 +162,8 @@ def open_over(
     stack: ExitStack,
 ) -> OpenRepository:
     """A repository on a store and a state that the caller owns; ``stack`` closes it."""
-    secret = secret_of(plan.repository.key, around.environ, cancel=around.cancel)
+    given = secret_of(plan.repository.key, around.environ, cancel=around.cancel)
+    secret = patient(given, assembly.context_of(plan, around).retrier())
     found = slot_objects.opened(store, secret)
     _same_as_before(state, found.ring, store)
     repository = Repository.open(

@@ -17,6 +17,7 @@ from sealift.repository.epochs import begin_epoch
 from sealift.repository.session import Repository
 from sealift.sealing import slot_objects
 from sealift.sealing.keys import Profile
+from sealift.sealing.patient_keys import patient
 from sealift.sealing.rotation import ADD_SLOT, NEW_EPOCH, REMOVE_SLOT
 from sealift.sealing.secrets import KeyFile, RecoveryCode
 from sealift.sealing.slot_objects import SlotInfo
@@ -46,7 +47,8 @@ def init(output: Output, plan: ReplicationPlan, recovery: Path | None, *, fips: 
     profile = Profile.FIPS if fips else Profile.STANDARD
     with at_repository(output, plan, "repository init") as at:
         _make_key_file(plan.repository.key)
-        secrets: list[Secret] = [secret_of(plan.repository.key, os.environ)]
+        given = secret_of(plan.repository.key, os.environ)
+        secrets: list[Secret] = [patient(given, at.context.retrier())]
         store = repositories.object_store(plan, at.around, at.stack, create=True)
         code = None if recovery is None else RecoveryCode.generate()
         if code is not None and recovery is not None:
@@ -108,8 +110,8 @@ def keys_list(output: Output, plan: ReplicationPlan) -> None:
 
 def keys_add(output: Output, plan: ReplicationPlan, new: NewKey) -> None:
     """One more secret opens the repository."""
-    with opened(output, plan, "repository keys add") as (_, found):
-        secret = _new_secret(new)
+    with opened(output, plan, "repository keys add") as (at, found):
+        secret = patient(_new_secret(new), at.context.retrier())
         slot = slot_objects.add_slot(found.store, found.repository.ring, secret)
     text = f"slot {slot.id.hex()} opens with a {slot.kind.label}\n{ADD_SLOT}"
     output.summary(KeysChanged(command="repository keys add", text=text, slot=slot.id.hex()))
@@ -148,10 +150,10 @@ def keys_new_epoch(
     output: Output, plan: ReplicationPlan, more: NewKey, drop: Sequence[str]
 ) -> None:
     """What is sealed from now on is closed to older copies of the keys."""
-    with opened(output, plan, "repository keys new-epoch") as (_, found):
+    with opened(output, plan, "repository keys new-epoch") as (at, found):
         secrets = [found.secret]
         if more != NewKey():
-            secrets.append(_new_secret(more))
+            secrets.append(patient(_new_secret(more), at.context.retrier()))
         begun = begin_epoch(found.repository, found.ring, secrets, drop=drop)
     kept = ", ".join(name.removeprefix(slot_objects.SLOT_PREFIX) for name in begun.kept)
     left = f"\nthe store did not let us delete {kept}: old data opens with them" if kept else ""

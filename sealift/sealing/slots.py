@@ -61,15 +61,17 @@ class SlotKind(IntEnum):
 
 @runtime_checkable
 class KeyWrapper(Protocol):
-    """A key service that wraps 32 bytes under a key which it never gives out.
+    """A key service that wraps 32 bytes under a key which it never gives out."""
 
-    Attributes:
-        provider: short name of the service, such as ``aws-kms``; a part of the slot.
-        key_id: name of the key, in the service's words; a part of the slot, for people.
-    """
+    @property
+    def provider(self) -> str:
+        """Short name of the service, such as ``aws-kms``; a part of the slot."""
+        ...
 
-    provider: str
-    key_id: str
+    @property
+    def key_id(self) -> str:
+        """Name of the key, in the service's words; a part of the slot, for people."""
+        ...
 
     def wrap(self, secret: bytes, context: Mapping[str, str]) -> bytes:
         """The secret under the service's key, bound to ``context``.

@@ -56,6 +56,8 @@ Proof = Annotated[
         description="Regular expression that has to appear on the serial console", max_length=500
     ),
 ]
+Folder = Annotated[Path, Field(description="Folder for the picture and the console")]
+Accelerator = Annotated[str, Field(description="kvm, tcg, or kvm:tcg for either", max_length=16)]
 Seconds = Annotated[float, Field(description="How long the proof may take", gt=0.0)]
 
 
@@ -185,8 +187,8 @@ def drill(
     point: PointName = "newest",
     proof: Proof = "login:",
     seconds: Seconds = 300.0,
-    output: Path = Path("drills"),
-    accelerator: str = "kvm:tcg",
+    output: Folder = Path("drills"),
+    accelerator: Accelerator = "kvm:tcg",
 ) -> None:
     """Boot a point, cut off from everything; picture and time are kept as evidence."""
 

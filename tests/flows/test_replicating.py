@@ -118,6 +118,16 @@ def test_what_is_deployed_of_a_replication(plan: ReplicationPlan) -> None:
     assert not any(d.schedules for d in without)
 
 
+def test_the_forms_have_no_field_that_may_be_anything() -> None:
+    from flows import replicating
+
+    for name in ("replicate", "watch", "verify", "prune", "drill"):
+        schema = getattr(replicating, name).parameters.model_dump()
+        assert '"description"' in json.dumps(schema)
+        for known in schema["properties"].values():
+            assert {"type", "$ref", "anyOf", "allOf"} & set(known)
+
+
 def test_an_rpo_has_to_be_there_to_be_watched(plan: ReplicationPlan, tmp_path: Path) -> None:
     with repositories.opened(plan, around(tmp_path)) as found:
         commit = found.repository.head.commit

@@ -12,12 +12,13 @@ from flows import assembly
 from flows.places import cache_home, state_home
 from flows.unlocking import secret_of
 from sealift.config_repository import ReplicationPlan, RepositoryPlan, S3Plan
-from sealift.errors import RepositoryRolledBackError
+from sealift.errors import RepositoryRolledBackError, UsageError
 from sealift.objects import ObjectStore
 from sealift.objects_check import Finding, StoreCheck
 from sealift.objects_limit import PacedStore
 from sealift.objects_retry import PatientStore
 from sealift.private import make_private_folder
+from sealift.repository.commits import Witness
 from sealift.repository.session import Repository, RepositoryOptions
 from sealift.sealing import slot_objects
 from sealift.sealing.keys import KeyRing
@@ -43,6 +44,7 @@ class OpenRepository:
         secret: what opened it.
         slot: name of the slot that did.
         unusable: slots that nobody can open any more, with the reason.
+        seen_before: this host remembers an earlier state, so an older one would be noticed.
     """
 
     repository: Repository
@@ -51,6 +53,7 @@ class OpenRepository:
     secret: Secret
     slot: str
     unusable: dict[str, str]
+    seen_before: bool
 
 
 def object_store(
@@ -139,8 +142,15 @@ def _bucket_spec(plan: S3Plan) -> "S3Spec":
 
 
 @contextmanager
-def opened(plan: ReplicationPlan, around: assembly.Around) -> Iterator[OpenRepository]:
+def opened(
+    plan: ReplicationPlan, around: assembly.Around, receipt: str | None = None
+) -> Iterator[OpenRepository]:
     """The plan's repository, to be read, pruned or checked; closed when the block ends.
+
+    Args:
+        plan: names it.
+        around: time, stop and patience.
+        receipt: of a state that it must have reached, as replicate and points list print it.
 
     Raises:
         TargetError: there is none.
@@ -151,7 +161,7 @@ def opened(plan: ReplicationPlan, around: assembly.Around) -> Iterator[OpenRepos
     with ExitStack() as stack:
         store = object_store(plan, around, stack)
         state = FileStateStore(reader_state(plan, around, store))
-        yield open_over(plan, around, store, state, stack)
+        yield open_over(plan, around, store, state, stack, receipt)
 
 
 def open_over(
@@ -160,31 +170,54 @@ def open_over(
     store: ObjectStore,
     state: StateStore,
     stack: ExitStack,
+    receipt: str | None = None,
 ) -> OpenRepository:
     """A repository on a store and a state that the caller owns; ``stack`` closes it."""
+    witness = None if receipt is None else _witness(receipt)
     given = secret_of(plan.repository.key, around.environ, cancel=around.cancel)
     secret = patient(given, assembly.context_of(plan, around).retrier())
     found = slot_objects.opened(store, secret)
-    _same_as_before(state, found.ring, store)
+    seen = _same_as_before(state, found.ring, store)
+    cache, options = cache_of(plan, around), options_of(plan)
     repository = Repository.open(
-        store, found.ring, state, around.clock, cache_of(plan, around), options_of(plan)
+        store, found.ring, state, around.clock, cache, options, witness=witness
     )
     stack.callback(repository.close)
     unusable = dict(found.unusable)
-    return OpenRepository(repository, store, found.ring, secret, found.slot, unusable)
+    return OpenRepository(repository, store, found.ring, secret, found.slot, unusable, seen)
 
 
-def _same_as_before(state: StateStore, ring: KeyRing, store: ObjectStore) -> None:
-    """One place holds one repository for ever: another one in it is an older copy, or a trap."""
+def _witness(receipt: str) -> Witness:
+    try:
+        return Witness.from_receipt(receipt)
+    except ValueError:
+        raise UsageError(
+            f"{receipt[:80]!r} is no receipt of a repository",
+            next_step="give the whole line that begins with sealift-receipt-1",
+        ) from None
+
+
+def remember(state: StateStore, ring: KeyRing) -> None:
+    """Note which repository is in a place."""
+    state.save(_KNOWN_ID, ring.repository_id.hex().encode())
+
+
+def _same_as_before(state: StateStore, ring: KeyRing, store: ObjectStore) -> bool:
+    """One place holds one repository for ever: another one in it is an older copy, or a trap.
+
+    Whether this host has seen it before.
+    """
     known = state.load(_KNOWN_ID)
     if known is None:
-        state.save(_KNOWN_ID, ring.repository_id.hex().encode())
-    elif known != ring.repository_id.hex().encode():
+        remember(state, ring)
+        return False
+    if known != ring.repository_id.hex().encode():
         raise RepositoryRolledBackError(
             f"at {store.identity} is repository {ring.repository_id.hex()}; this host has known "
             f"{known.decode('ascii', 'replace')} there",
             next_step="see who replaced it; to go on with another repository, name another place",
         )
+    return True
 
 
 def reader_state(plan: ReplicationPlan, around: assembly.Around, store: ObjectStore) -> Path:

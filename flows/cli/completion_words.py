@@ -40,6 +40,7 @@ _OPTION_VALUES: dict[str, Kind | list[str]] = {
     "--port": Kind.NOTHING,
     "--proof": Kind.NOTHING,
     "--read-data": Kind.NOTHING,
+    "--receipt": Kind.NOTHING,
     "--recovery": Kind.FILES,
     "--seconds": Kind.NOTHING,
     "--socket": Kind.FILES,

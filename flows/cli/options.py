@@ -185,6 +185,7 @@ NOT_FIELDS = frozenset(
         "PREVIEW",
         "PROOF",
         "READ_DATA",
+        "RECEIPT",
         "RECOVERY",
         "SECONDS",
         "SET",

@@ -26,9 +26,9 @@ _ID_DIGITS = 12  # enough to tell points apart, and short enough to type
 _COLUMNS = ("point", "taken (UTC)", "age", "size", "replication", "number", "machine", "")
 
 
-def points_list(output: Output, plan: ReplicationPlan) -> None:
-    """Every live point, the newest last."""
-    with opened(output, plan, "points list") as (at, found):
+def points_list(output: Output, plan: ReplicationPlan, receipt: str | None) -> None:
+    """Every live point, the newest last; of a state that is not behind the receipt's."""
+    with opened(output, plan, "points list", receipt) as (at, found):
         head = found.repository.head
         now = at.around.clock.now().timestamp()
     points = sorted(head.commit.points, key=lambda p: (p.taken_ms, p.seq))

@@ -256,12 +256,24 @@ def keys_remove(
     "list",
     epilog=examples("sealift points list --plan dr.yaml", "sealift points list -p dr.yaml --json"),
 )
-def points_list(plan: PlanOption = None, sets: SetOption = None, json: JsonOption = False) -> None:
+def points_list(
+    plan: PlanOption = None,
+    sets: SetOption = None,
+    receipt: Annotated[
+        str | None,
+        typer.Option(
+            "--receipt",
+            envvar="SEALIFT_RECEIPT",
+            help="Refuse a repository that is not as far as this receipt says it once was.",
+        ),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
     """Every recovery point, the newest last, and a receipt of this state."""
     with invocation("points list", machine=json, plan=plan) as output:
         from flows.cli import plans, points_commands
 
-        points_commands.points_list(output, plans.replication(plan, sets).plan)
+        points_commands.points_list(output, plans.replication(plan, sets).plan, receipt)
 
 
 @points.command(

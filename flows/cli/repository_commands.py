@@ -56,6 +56,7 @@ def init(output: Output, plan: ReplicationPlan, recovery: Path | None, *, fips: 
             secrets.append(code)
         ring = slot_objects.create(store, secrets, profile=profile)
         state = FileStateStore(repositories.reader_state(plan, at.around, store))
+        repositories.remember(state, ring)
         cache = repositories.cache_of(plan, at.around)
         options = repositories.options_of(plan)
         Repository.init(store, ring, state, at.around.clock, cache, options).close()

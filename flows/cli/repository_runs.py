@@ -21,6 +21,11 @@ from sealift.errors import SealiftError
 from sealift.progress import Note, Noted
 from sealift.sync import SyncContext
 
+UNSEEN = (
+    "this host has not seen this repository before, so it could not tell an older copy; sealift "
+    "points list --receipt compares it with a receipt"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class At:
@@ -75,15 +80,17 @@ def _named_in_errors(run_log: RunLog) -> Iterator[None]:
 
 @contextmanager
 def opened(
-    output: Output, plan: ReplicationPlan, command: str
+    output: Output, plan: ReplicationPlan, command: str, receipt: str | None = None
 ) -> Iterator[tuple[At, OpenRepository]]:
     """With the repository."""
     with (
         at_repository(output, plan, command) as at,
-        repositories.opened(plan, at.around) as found,
+        repositories.opened(plan, at.around, receipt) as found,
     ):
         for name, why in found.unusable.items():
             at.say(f"{name} opens nothing any more: {why}; make a new slot and remove it")
+        if not found.seen_before and receipt is None:
+            at.say(UNSEEN)
         yield at, found
 
 

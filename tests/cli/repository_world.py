@@ -51,7 +51,7 @@ def prepare(world: Any, words: str) -> None:
     if words.startswith("repository keys remove") or "--drop" in words:
         add_slot(world.folder, "0123abcd")
     if words.startswith(_NEEDS_POINT):
-        world.hypervisor.disks["vda"] = BOOT_SECTOR + bytes(DISK_BYTES - len(BOOT_SECTOR))
+        world.hypervisor.disks["vda"] = bytearray(BOOT_SECTOR.ljust(DISK_BYTES, b"\0"))
         must(world, "replicate", "--plan", "dr.yaml")
     if words.startswith("failover"):
         world.hypervisor.shutdown(1.0)

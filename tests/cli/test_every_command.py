@@ -103,7 +103,11 @@ CASES: dict[Words, list[list[str]]] = {
         ["--plan", "dr.yaml", "--drop", "0"],
         ["--plan", "dr.yaml", "--key-file", "a.key", "--recovery", "code.txt"],
     ],
-    ("points", "list"): [["--plan", "dr.yaml"], ["--plan", "missing.yaml"]],
+    ("points", "list"): [
+        ["--plan", "dr.yaml"],
+        ["--plan", "missing.yaml"],
+        ["--plan", "dr.yaml", "--receipt", "sealift-receipt-1"],
+    ],
     ("points", "show"): [["newest", "--plan", "dr.yaml"], ["0000", "--plan", "dr.yaml"]],
     ("points", "diff"): [
         ["newest", "newest", "--plan", "dr.yaml"],

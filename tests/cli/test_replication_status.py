@@ -1,5 +1,6 @@
 """Replications are seen by ``status``, and are not taken for migrations."""
 
+import shutil
 from typing import Any
 
 from flows.status import REPLICA_NAME
@@ -48,3 +49,27 @@ def test_a_migration_command_refuses_the_plan_of_a_replication(world: Any) -> No
     code, lines = world.lines("points", "list", "--plan", "plan.yaml")
     assert code == 2
     assert "names no repository" in lines[-1]["message"]
+
+
+def test_a_receipt_tells_an_older_copy_on_a_host_that_never_saw_the_repository(world: Any) -> None:
+    write_plan(world.folder)
+    prepare(world, "points show")
+    shutil.copytree(world.folder / "points", world.folder / "older")
+    world.hypervisor.guest_write("vda", 8192, b"later" * 100)
+    must(world, "replicate", "--plan", "dr.yaml")
+    _, lines = world.lines("points", "list", "--plan", "dr.yaml")
+    receipt = lines[-1]["receipt"]
+    assert not [line for line in lines if line["type"] == "note"]
+    shutil.rmtree(world.state.parent)
+    shutil.rmtree(world.folder / "points")
+    (world.folder / "older").rename(world.folder / "points")
+    words = ["points", "list", "--plan", "dr.yaml"]
+    code, lines = world.lines(*words, "--receipt", receipt)
+    assert (code, lines[-1]["code"]) == (13, "repository-rolled-back")
+    code, lines = world.lines(*words, "--receipt", "sealift-receipt-1 x")
+    assert code == 2
+    shutil.rmtree(world.state.parent)
+    code, lines = world.lines(*words)
+    assert code == 0
+    (note,) = [line for line in lines if line["type"] == "note"]
+    assert "has not seen this repository before" in note["text"]

@@ -34,6 +34,9 @@ from sealift.units import KiB, MiB
 
 CHUNK_BYTES = 64 * KiB
 """Of a new disk: the granule of QEMU's bitmaps, so that a changed granule stores one chunk."""
+LEVEL = 2
+"""Of zstd: on 1.8 GiB of programs, noise and text 1.2 % less is stored than at level 1, for a tenth
+more of the compressor's time; level 3 takes a third more for another 0.7 %."""
 NODES_CACHED = 8192
 """Some 17 MiB: every node above the leaves of a disk of 30 TiB."""
 NODE_PACK_READ_WHOLE_BYTES = 4 * MiB
@@ -54,7 +57,7 @@ class RepositoryOptions:
             from being deleted by anybody; 0 = no lock. For stores with ``object_lock``.
     """
 
-    level: int = 1
+    level: int = LEVEL
     pack_bytes: int = PACK_BYTES
     chunk_bytes: int = CHUNK_BYTES
     lock_seconds: float = 0.0

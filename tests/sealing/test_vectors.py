@@ -61,6 +61,7 @@ def test_the_accumulated_vector_of_the_specification(evidence: Evidence) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_the_long_accumulated_vector_of_the_specification(evidence: Evidence) -> None:
     assert _accumulated(1_000_000) == ACCUMULATED[1_000_000]
     evidence("XAES-256-GCM long", "the hash of 1000000 messages agrees with the specification")

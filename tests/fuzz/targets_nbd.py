@@ -53,6 +53,13 @@ class FedSocket:
         self._at += count
         return count
 
+    def recvmsg_into(
+        self, buffers: list[bytearray | memoryview], space: int = 0, flags: int = 0
+    ) -> tuple[int, list[object], int, None]:
+        """One buffer after the other."""
+        count = sum(self.recv_into(memoryview(buffer)) for buffer in buffers)
+        return count, [], 0, None
+
     def sendmsg(self, parts: list[memoryview]) -> int:
         return sum(map(len, parts))
 

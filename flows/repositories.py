@@ -143,7 +143,11 @@ def _bucket_spec(plan: S3Plan) -> "S3Spec":
 
 @contextmanager
 def opened(
-    plan: ReplicationPlan, around: assembly.Around, receipt: str | None = None
+    plan: ReplicationPlan,
+    around: assembly.Around,
+    receipt: str | None = None,
+    *,
+    follows: bool = True,
 ) -> Iterator[OpenRepository]:
     """The plan's repository, to be read, pruned or checked; closed when the block ends.
 
@@ -151,6 +155,7 @@ def opened(
         plan: names it.
         around: time, stop and patience.
         receipt: of a state that it must have reached, as replicate and points list print it.
+        follows: False leaves the index unread, for whoever makes it anew.
 
     Raises:
         TargetError: there is none.
@@ -161,7 +166,7 @@ def opened(
     with ExitStack() as stack:
         store = object_store(plan, around, stack)
         state = FileStateStore(reader_state(plan, around, store))
-        yield open_over(plan, around, store, state, stack, receipt)
+        yield open_over(plan, around, store, state, stack, receipt, follows=follows)
 
 
 def open_over(
@@ -171,6 +176,8 @@ def open_over(
     state: StateStore,
     stack: ExitStack,
     receipt: str | None = None,
+    *,
+    follows: bool = True,
 ) -> OpenRepository:
     """A repository on a store and a state that the caller owns; ``stack`` closes it."""
     witness = None if receipt is None else _witness(receipt)
@@ -180,7 +187,7 @@ def open_over(
     seen = _same_as_before(state, found.ring, store)
     cache, options = cache_of(plan, around), options_of(plan)
     repository = Repository.open(
-        store, found.ring, state, around.clock, cache, options, witness=witness
+        store, found.ring, state, around.clock, cache, options, witness=witness, follows=follows
     )
     stack.callback(repository.close)
     unusable = dict(found.unusable)

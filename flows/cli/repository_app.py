@@ -122,6 +122,30 @@ def check_store(plan: PlanOption = None, sets: SetOption = None, json: JsonOptio
         check_store_command.check_store(output, plans.replication(plan, sets).plan)
 
 
+@repository.command(
+    "repair",
+    epilog=examples(
+        "sealift repository repair --plan dr.yaml --preview",
+        "sealift repository repair --plan dr.yaml",
+    ),
+)
+def repair(
+    plan: PlanOption = None,
+    sets: SetOption = None,
+    preview: Annotated[
+        bool,
+        typer.Option("--preview", envvar="SEALIFT_PREVIEW", help="Only say what would be done."),
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Make a lost or damaged index anew from the packs; deletes nothing."""
+    with invocation("repository repair", machine=json, plan=plan) as output:
+        from flows.cli import plans, upkeep_commands
+
+        chosen = plans.replication(plan, sets).plan
+        upkeep_commands.repair(output, chosen, preview=preview)
+
+
 @repository.command("reseal", epilog=examples("sealift repository reseal --plan dr.yaml"))
 def reseal(plan: PlanOption = None, sets: SetOption = None, json: JsonOption = False) -> None:
     """Seal all that points need under the keys of the newest epoch: reads and stores all of it.

@@ -273,6 +273,18 @@ class Resealed(Summary):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Repaired(Summary):
+    """The index was made anew from the packs, or would be."""
+
+    command: Literal["repository repair"] = field(default="repository repair", init=False)
+    packs: int
+    """Whose table could be read; the new index names them."""
+    unreadable: Sequence[str]
+    """Packs whose table could not be read; what they hold is lost to the new index."""
+    preview: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class PointsListed(Summary):
     """The recovery points of a repository."""
 

@@ -80,12 +80,17 @@ def _named_in_errors(run_log: RunLog) -> Iterator[None]:
 
 @contextmanager
 def opened(
-    output: Output, plan: ReplicationPlan, command: str, receipt: str | None = None
+    output: Output,
+    plan: ReplicationPlan,
+    command: str,
+    receipt: str | None = None,
+    *,
+    follows: bool = True,
 ) -> Iterator[tuple[At, OpenRepository]]:
-    """With the repository."""
+    """With the repository; without its index when it does not follow that."""
     with (
         at_repository(output, plan, command) as at,
-        repositories.opened(plan, at.around, receipt) as found,
+        repositories.opened(plan, at.around, receipt, follows=follows) as found,
     ):
         for name, why in found.unusable.items():
             at.say(f"{name} opens nothing any more: {why}; make a new slot and remove it")

@@ -1,4 +1,4 @@
-"""``sealift repository check``, ``sealift verify`` and ``sealift repository prune``."""
+"""``sealift verify``, and ``check``, ``prune``, ``reseal`` and ``repair`` of a repository."""
 
 import random
 from datetime import UTC, datetime
@@ -8,6 +8,7 @@ from flows.cli.output import Output
 from flows.cli.repository_lines import (
     DamageLine,
     Pruned,
+    Repaired,
     RepositoryChecked,
     Resealed,
     VerdictLine,
@@ -18,6 +19,7 @@ from sealift.config_repository import ReplicationPlan
 from sealift.errors import IntegrityError, UsageError
 from sealift.repository.check import Checker, CheckReport
 from sealift.repository.prune import PruneOptions, Pruner, PruneReport
+from sealift.repository.repair import RepairReport, rebuild_index
 from sealift.repository.reseal import Resealer
 from sealift.repository.retention import Verdict
 from sealift.sealing.rotation import RESEAL
@@ -155,4 +157,23 @@ def reseal(output: Output, plan: ReplicationPlan) -> None:
             points=report.manifests,
             stored_bytes=report.stored_bytes,
         )
+    )
+
+
+def repair(output: Output, plan: ReplicationPlan, *, preview: bool) -> None:
+    """Make the index anew from the packs' own tables, when index objects are lost or damaged."""
+    with opened(output, plan, "repository repair", follows=False) as (_, found):
+        report = rebuild_index(found.repository, dry_run=preview)
+    output.table("packs that could not be read", ("pack", "why"), list(report.unreadable))
+    output.summary(_repaired(report, preview=preview))
+
+
+def _repaired(report: RepairReport, *, preview: bool) -> Repaired:
+    lost = f"; {len(report.unreadable)} could not be read" if report.unreadable else ""
+    return Repaired(
+        text=f"the new index {'would name' if preview else 'names'} {report.packs} packs{lost}",
+        next="sealift repository repair" if preview else "sealift repository check",
+        packs=report.packs,
+        unreadable=[name for name, _ in report.unreadable],
+        preview=preview,
     )

@@ -333,7 +333,7 @@ def read_index(store: ObjectStore, records: RecordSealer, ref: IndexRef, limit: 
     except ObjectMissingError as error:
         raise IntegrityError(
             f"{ref.name} is missing; its packs can be listed anew",
-            next_step="run repository check --repair",
+            next_step="run sealift repository repair --preview, then without --preview",
         ) from error
     if hashlib.sha256(sealed).digest() != ref.digest:
         raise IntegrityError(f"{ref.name}: it is not the object that the commit names")

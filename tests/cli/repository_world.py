@@ -33,7 +33,7 @@ DISK_BYTES = 4 * MiB
 
 _NEEDS_POINT = (
     *("points show", "points diff", "restore", "mount", "drill", "verify", "watch", "failover"),
-    *("repository check", "repository prune", "repository reseal"),
+    *("repository check", "repository prune", "repository reseal", "repository repair"),
 )
 _NEEDS_REPOSITORY = ("repository keys", "points list", *_NEEDS_POINT)
 

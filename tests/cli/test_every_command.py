@@ -97,6 +97,7 @@ CASES: dict[Words, list[list[str]]] = {
         ["ffff", "--plan", "dr.yaml"],
     ],
     ("repository", "reseal"): [["--plan", "dr.yaml"], []],
+    ("repository", "repair"): [["--plan", "dr.yaml"], ["--plan", "dr.yaml", "--preview"], []],
     ("repository", "keys", "new-epoch"): [
         ["--plan", "dr.yaml"],
         ["--plan", "dr.yaml", "--recovery", "code.txt", "--drop", "0123abcd"],

@@ -1,6 +1,8 @@
-"""The keys of a repository through the command: who opens what, before and after a new epoch."""
+"""Upkeep of a repository through the command: keys, who opens what, a lost index."""
 
 import shutil
+
+import pytest
 
 from sealift.errors import IntegrityError, UsageError, WrongSecretError
 from tests.cli.conftest import World
@@ -72,4 +74,21 @@ def test_resealing_says_what_it_did_and_what_it_does_not_protect(world: World) -
     assert "Not protected: the old objects until their quarantine is over" in lines[-1]["text"]
     code, lines = world.lines("repository", "reseal", "--plan", "dr.yaml")
     assert (code, lines[-1]["chunks"], lines[-1]["stored_bytes"]) == (0, 0, 0)
+    must(world, "verify", "--plan", "dr.yaml", "--read-data", "1")
+
+
+@pytest.mark.fault(45)
+def test_a_lost_index_is_repaired_from_the_packs(world: World) -> None:
+    write_plan(world.folder)
+    must(world, "repository", "init", "--plan", "dr.yaml")
+    must(world, "replicate", "--plan", "dr.yaml")
+    shutil.rmtree(world.folder / "points" / "index")
+    shutil.rmtree(world.folder / "cache")
+    code, lines = world.lines("points", "list", "--plan", "dr.yaml")
+    assert code == IntegrityError.exit_code
+    assert "repository repair --preview" in lines[-1]["next"]
+    code, lines = world.lines("repository", "repair", "--plan", "dr.yaml", "--preview")
+    assert (code, lines[-1]["preview"], lines[-1]["unreadable"]) == (0, True, [])
+    assert not (world.folder / "points" / "index").exists()
+    must(world, "repository", "repair", "--plan", "dr.yaml")
     must(world, "verify", "--plan", "dr.yaml", "--read-data", "1")

@@ -42,7 +42,7 @@ def test_a_lost_index_is_made_anew(world: World) -> None:
     assert len(lose(world, "index/")) == 2
     with pytest.raises(IntegrityError) as caught:
         world.open()
-    assert "--repair" in caught.value.next_step
+    assert "repository repair" in caught.value.next_step
     report = rebuild_index(world.open(writes=False, follows=False), dry_run=False)
     assert report.published
     assert report.unreadable == ()

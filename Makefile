@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 UV_VERSION := 0.13.9
 APT_PACKAGES := qemu-system-x86 qemu-utils seabios ovmf nbdkit libnbd-bin strace \
 	syslinux syslinux-common mtools dosfstools fdisk e2fsprogs binutils \
-	nftables iproute2 util-linux mount \
+	restic borgbackup nftables iproute2 util-linux mount \
 	systemd-boot-efi gcc libc6-dev python3-venv zsh fish
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 

@@ -19,6 +19,7 @@ from benchmarks import (
     nbd_read,
     profile,
     report,
+    repository,
     rounds,
     sealing,
     startup,
@@ -36,6 +37,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "startup": startup.measure,
     "cutover": final_sync.measure,
     "completion": completion.measure,
+    "repository": repository.measure,
     "seal": sealing.measure,
 }
 

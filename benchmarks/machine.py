@@ -12,6 +12,8 @@ _TOOLS = (
     ("nbdcopy", ("nbdcopy", "--version")),
     ("qemu-nbd", ("qemu-nbd", "--version")),
     ("nbdkit", ("nbdkit", "--version")),
+    ("restic", ("restic", "version")),
+    ("borg", ("borg", "--version")),
     ("QEMU", ("qemu-system-x86_64", "--version")),
 )
 

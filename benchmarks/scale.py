@@ -20,6 +20,9 @@ class Scale:
         dirty_bytes: what its last sync has to send.
         profile_bytes: disk whose sync is profiled.
         seal_bytes: real files that are sealed.
+        backup_bytes: image that backup tools are compared on.
+        backup_data_bytes: data in it.
+        backup_rounds: how often they are compared.
         pairs: repetitions of short measurements.
         few_pairs: repetitions of long ones.
     """
@@ -33,6 +36,9 @@ class Scale:
     cutover_bytes: int
     dirty_bytes: int
     profile_bytes: int
+    backup_bytes: int
+    backup_data_bytes: int
+    backup_rounds: int
     seal_bytes: int
     pairs: int
     few_pairs: int
@@ -48,6 +54,9 @@ FULL = Scale(
     cutover_bytes=1 * GiB,
     dirty_bytes=64 * MiB,
     profile_bytes=512 * MiB,
+    backup_bytes=4 * GiB,
+    backup_data_bytes=1800 * MiB,
+    backup_rounds=2,
     seal_bytes=96 * MiB,
     pairs=5,
     few_pairs=3,
@@ -62,6 +71,9 @@ TINY = Scale(
     cutover_bytes=64 * MiB,
     dirty_bytes=4 * MiB,
     profile_bytes=16 * MiB,
+    backup_bytes=64 * MiB,
+    backup_data_bytes=24 * MiB,
+    backup_rounds=1,
     seal_bytes=8 * MiB,
     pairs=1,
     few_pairs=1,

@@ -26,6 +26,18 @@ LINE = re.compile(
         ("memory", ["memory-flat", "memory-peak"]),
         ("startup", ["startup-help", "startup-status"]),
         ("cutover", ["final-sync"]),
+        (
+            "repository",
+            [
+                "repository-seed",
+                "repository-stored",
+                "repository-change",
+                "repository-compare",
+                "repository-added",
+                "repository-granules",
+                "repository-restore",
+            ],
+        ),
         ("seal", ["seal-64k", "seal-256k", "seal-1m", "seal-4m"]),
     ],
 )

@@ -1,0 +1,97 @@
+"""The image that backup tools are compared on, and what changes in it.
+
+An ext4 file system with programs, libraries and texts of this machine, random bytes and text that
+compresses well: a root file system with some data on it.
+"""
+
+import os
+import random
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from connectors.local import RawFileReader
+from sealift.extents import Extent, Kind, coalesce
+from sealift.units import KiB, MiB
+
+GRANULE = 64 * KiB
+_ROOTS = (Path("/usr/bin"), Path("/usr/lib"), Path("/usr/share"))
+_WORDS = [f"word{n:04d}" for n in range(2000)]
+
+
+def make_image(path: Path, size: int, data: int) -> Path:
+    """An image of ``size`` bytes with about ``data`` bytes in files, two thirds of them real."""
+    staging = path.with_suffix(".files")
+    (staging / "root").mkdir(parents=True)
+    _copy_real(staging / "root", data * 2 // 3)
+    rng = random.Random(1)
+    _fill(staging / "random.bin", data // 6, lambda: rng.randbytes(MiB))
+    _fill(staging / "text.txt", data // 6, lambda: text(rng, MiB))
+    command = ["mke2fs", "-q", "-F", "-t", "ext4", "-d", str(staging), str(path), f"{size // KiB}k"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    shutil.rmtree(staging)
+    return path
+
+
+def text(rng: random.Random, size: int) -> bytes:
+    """Words in random order, one by one."""
+    return " ".join(rng.choices(_WORDS, k=size // 9 + 1)).encode()[:size]
+
+
+def scatter_changes(path: Path, share: float, rng: random.Random) -> frozenset[int]:
+    """Write over ``share`` of the image in granules here and there; half of it compresses.
+
+    Returns:
+        Numbers of the granules: what a dirty bitmap would say.
+    """
+    granules = path.stat().st_size // GRANULE
+    chosen = frozenset(rng.sample(range(granules), max(1, int(granules * share))))
+    with path.open("r+b") as file:
+        for number, granule in enumerate(sorted(chosen)):
+            file.seek(granule * GRANULE)
+            file.write(text(rng, GRANULE) if number % 2 else rng.randbytes(GRANULE))
+        file.flush()
+        os.fsync(file.fileno())
+    return chosen
+
+
+class Tracked(RawFileReader):
+    """The image as a hypervisor with a dirty bitmap shows it."""
+
+    incremental = True
+
+    def __init__(self, path: Path, dirty: frozenset[int]) -> None:
+        super().__init__(path)
+        self._dirty = dirty
+
+    def extents(self, start: int, length: int) -> Iterator[Extent]:
+        """See ``DiskReader.extents``."""
+        end = start + length
+        return coalesce(
+            Extent(
+                at,
+                min(GRANULE, end - at),
+                Kind.DATA if at // GRANULE in self._dirty else Kind.CLEAN,
+            )
+            for at in range(start, end, GRANULE)
+        )
+
+
+def _copy_real(where: Path, wanted: int) -> None:
+    """Files of each root in order of their names, each root's share of the bytes."""
+    for root in _ROOTS:
+        left = wanted // len(_ROOTS)
+        for source in sorted(p for p in root.rglob("*") if p.is_file() and not p.is_symlink()):
+            left -= source.stat().st_size
+            if left < 0:
+                break
+            target = where / source.relative_to("/")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
+
+
+def _fill(path: Path, size: int, part: Callable[[], bytes]) -> None:
+    with path.open("wb") as file:
+        for _ in range(max(1, size // MiB)):
+            file.write(part())

@@ -1,6 +1,7 @@
 """What Python raises when the host runs out of something, as an error of the tree."""
 
 import errno
+import mmap
 
 from sealift.errors import HostLimitError, OutOfSpaceError, SealiftError
 
@@ -9,6 +10,8 @@ _LIMITS = {
     errno.ENFILE: "the system has no file descriptor left",
     errno.ENOMEM: "no memory is left",
 }
+_THREAD_ROOM_BYTES = 32 << 20
+"""A stack of 8 MiB, which is the usual ``ulimit -s``, and what the interpreter takes at once."""
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -23,6 +26,22 @@ def host_limit(error: Exception) -> SealiftError | None:
     if found is None:
         return None
     return HostLimitError(f"this host is at a limit: {found}", next_step=_again("raise the limit"))
+
+
+def check_room_for_thread() -> None:
+    """Refuse to start a thread where there is no memory for it; call it before each start.
+
+    A thread that begins and then finds no memory dies unseen, and CPython 3.11's
+    ``Thread.start`` waits for it for ever. Address space is asked for and given back, no
+    memory is touched.
+
+    Raises:
+        MemoryError: there is not.
+    """
+    try:
+        mmap.mmap(-1, _THREAD_ROOM_BYTES, prot=mmap.PROT_READ).close()
+    except OSError as error:
+        raise MemoryError("no room for a thread") from error
 
 
 def _exhausted(error: Exception) -> str | None:

@@ -12,6 +12,7 @@ from typing import Generic, Protocol, TypeVar
 
 from sealift.cancel import CancelToken
 from sealift.clock import Clock, SystemClock
+from sealift.host_limits import check_room_for_thread
 
 T = TypeVar("T")
 
@@ -197,6 +198,7 @@ class _Run(Generic[T]):
             return
         self._threads = [thread for thread in self._threads if thread.is_alive()]
         while self._running < wanted:
+            check_room_for_thread()
             thread = threading.Thread(target=self._loop, name="sealift-worker", daemon=True)
             thread.start()
             self._threads.append(thread)

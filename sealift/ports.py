@@ -2,11 +2,12 @@
 
 import random
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from sealift.convergence import ConvergencePolicy
 from sealift.endpoints import CloudTarget, Hypervisor, ReplicaTarget
+from sealift.host_limits import check_room_for_thread
 from sealift.lineage import LossPolicy
 from sealift.store import StateStore
 from sealift.sync import SyncContext
@@ -34,8 +35,13 @@ def in_turn(jobs: Sequence[DiskJob]) -> None:
 def side_by_side(jobs: Sequence[DiskJob]) -> None:
     """Every disk in a thread of its own."""
     with ThreadPoolExecutor(max_workers=len(jobs), thread_name_prefix="sealift-disk") as pool:
-        for future in [pool.submit(job.run) for job in jobs]:
+        for future in [_submitted(pool, job) for job in jobs]:
             future.result()
+
+
+def _submitted(pool: ThreadPoolExecutor, job: DiskJob) -> "Future[None]":
+    check_room_for_thread()
+    return pool.submit(job.run)
 
 
 @dataclass(frozen=True, slots=True)

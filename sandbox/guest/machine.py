@@ -5,13 +5,13 @@ import json
 import re
 import shutil
 import subprocess
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import Self
 
+from sandbox.children import spawn
 from sandbox.guest import parts
 from sandbox.guest.console import Ack, Console
 from sandbox.guest.image import GuestDisk
@@ -22,9 +22,6 @@ from sealift.clock import Clock, SystemClock
 from sealift.endpoints import Firmware
 from sealift.errors import ToolError, UsageError
 
-# The parent-death signal fires when the starting *thread* ends, so machines are started from
-# a thread that lives as long as the process.
-_SPAWNER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="guest-spawner")
 _START_SECONDS = 30.0
 BOOT_SECONDS = 90.0
 """Longest time to `ready`; 3 to 9 s were measured on an idle machine of two cores."""
@@ -150,7 +147,7 @@ class GuestMachine:
         if self.spec.firmware is Firmware.UEFI:
             shutil.copyfile(parts.ovmf_vars(), self.folder / "vars.fd")
         with (self.folder / "qemu.log").open("wb") as errors:
-            self._process = _SPAWNER.submit(self._spawn, errors).result()
+            self._process = spawn(self._arguments(), errors)
         try:
             self._connect()
         except BaseException:
@@ -263,15 +260,6 @@ class GuestMachine:
         if self._process is None:
             raise ToolError("the machine was not started")
         return self._process
-
-    def _spawn(self, errors: IO[bytes]) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            [find_tool("setpriv", "util-linux"), "--pdeathsig", "KILL", "--", *self._arguments()],
-            stdin=subprocess.DEVNULL,
-            stdout=errors,
-            stderr=errors,
-            process_group=0,
-        )
 
     def _connect(self) -> None:
         deadline = self.clock.monotonic() + _START_SECONDS

@@ -1,0 +1,47 @@
+"""Child processes that end with the process that started them, however that one ends."""
+
+import subprocess
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import IO
+
+from sandbox.guest.tools import find_tool
+
+# The parent-death signal fires when the starting *thread* ends, so children are started from
+# a thread that lives as long as the process.
+_SPAWNER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sandbox-spawner")
+
+
+def spawn(
+    arguments: Sequence[str | Path],
+    output: IO[bytes],
+    *,
+    environment: Mapping[str, str] | None = None,
+    death_signal: str = "KILL",
+) -> subprocess.Popen[bytes]:
+    """Start a child in a process group of its own, without standard input.
+
+    Args:
+        arguments: program and arguments.
+        output: takes both its outputs.
+        environment: the whole of it; ``None`` passes on this process's own.
+        death_signal: what the child gets when this process ends without stopping it.
+
+    Raises:
+        ToolError: ``setpriv`` of util-linux is missing.
+        OSError: the program cannot be started.
+    """
+    command = [find_tool("setpriv", "util-linux"), "--pdeathsig", death_signal, "--", *arguments]
+
+    def start() -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=None if environment is None else dict(environment),
+            process_group=0,
+        )
+
+    return _SPAWNER.submit(start).result()

@@ -14,7 +14,7 @@ from botocore import exceptions as boto
 from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
-from sealift.display import printable
+from connectors.sdk_errors import delay_seconds, emptied, one_line
 from sealift.errors import (
     ConfigError,
     ConnectionLostError,
@@ -170,19 +170,8 @@ def aws_call(action: str) -> Iterator[None]:
         # Without its cause: the SDK's own exception may quote signed headers. It stays as the
         # context of ours whatever we do, so it is emptied too.
         failure = classify(error, action)
-        _empty(error)
+        emptied(error)
         raise failure from None
-
-
-def _empty(error: Exception) -> None:
-    """Take out of an exception of the SDK, and of those below it, what they quote."""
-    below: BaseException | None = error
-    while below is not None:
-        below.args = (type(below).__name__,)
-        vars(below).clear()
-        following = below.__cause__ or below.__context__
-        below.__cause__ = below.__context__ = None
-        below = following
 
 
 def classify(error: Exception, action: str) -> SealiftError:
@@ -201,7 +190,7 @@ def classify(error: Exception, action: str) -> SealiftError:
         step = "set region and profile in the plan, or AWS_DEFAULT_REGION and AWS_PROFILE"
         return ConfigError(f"AWS configuration: {error}", next_step=step, action=action)
     if isinstance(error, boto.ParamValidationError):
-        return TargetError(f"{action}: {_one_line(str(error))}", action=action)
+        return TargetError(f"{action}: {one_line(str(error))}", action=action)
     if isinstance(error, boto.SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
         return TargetError(
             f"{action}: the endpoint's certificate cannot be verified",
@@ -285,12 +274,12 @@ class _Facts:
         body: Mapping[str, Any] = error.response.get("Error", {})
         meta: Mapping[str, Any] = error.response.get("ResponseMetadata", {})
         self.action = action
-        self.code = _one_line(str(body.get("Code", ""))).removeprefix("Client.")
+        self.code = one_line(str(body.get("Code", ""))).removeprefix("Client.")
         self.status = int(meta.get("HTTPStatusCode", 0))
-        self.reason = _one_line(str(error.response.get("Reason", "")))
-        self.message = _one_line(_unsigned(_ENCODED.sub("", str(body.get("Message", "")))))
+        self.reason = one_line(str(error.response.get("Reason", "")))
+        self.message = one_line(_unsigned(_ENCODED.sub("", str(body.get("Message", "")))))
         self.text = f"{action}: {self.code}: {self.message}"
-        self.retry_after_seconds = _seconds(meta.get("HTTPHeaders", {}).get("retry-after"))
+        self.retry_after_seconds = delay_seconds(meta.get("HTTPHeaders", {}).get("retry-after"))
         self.operands: dict[str, Any] = {
             "action": action,
             "aws_code": self.code,
@@ -309,18 +298,6 @@ class _Facts:
         return self.action == "ebs:PutSnapshotBlock" and bool(_TRANSIENT_TEXT.search(self.message))
 
 
-def _seconds(text: object) -> float | None:
-    try:
-        seconds = float(str(text))
-    except ValueError:
-        return None
-    return seconds if 0 <= seconds < 86_400 else None
-
-
 def _unsigned(text: str) -> str:
     """Without keys and signatures: a proxy or a service may quote the request in any error."""
     return _KEY_ID.sub("[hidden]", _SIGNED.sub(r"\1[hidden]", text))
-
-
-def _one_line(text: str) -> str:
-    return printable(" ".join(text.split()), 500)

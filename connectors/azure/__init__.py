@@ -1,0 +1,1 @@
+"""Azure: disks, machines, blobs and keys."""

@@ -51,7 +51,7 @@ PrefectOption = Annotated[
 ]
 YesOption = Annotated[
     bool,
-    typer.Option("--yes", "-y", envvar="SEALIFT_YES", help="Do not ask for the machine's name."),
+    typer.Option("--yes", "-y", envvar="SEALIFT_YES", help="Do not ask for a confirmation."),
 ]
 MigrationOption = Annotated[
     str | None,

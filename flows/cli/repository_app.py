@@ -7,7 +7,7 @@ import typer
 
 from flows.cli.examples import examples
 from flows.cli.invocation import invocation
-from flows.cli.options import JsonOption, PlanOption, SetOption
+from flows.cli.options import JsonOption, PlanOption, SetOption, YesOption
 
 repository = typer.Typer(
     help="A sealed repository of recovery points.",
@@ -331,3 +331,52 @@ def points_diff(
 
         chosen = plans.replication(plan, sets).plan
         points_commands.points_diff(output, chosen, first, second)
+
+
+@points.command("pin", epilog=examples("sealift points pin newest --plan dr.yaml"))
+def points_pin(
+    point: PointArgument,
+    plan: PlanOption = None,
+    sets: SetOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Keep a point whatever retention says, until it is unpinned."""
+    with invocation("points pin", machine=json, plan=plan) as output:
+        from flows.cli import plans, points_changes
+
+        chosen = plans.replication(plan, sets).plan
+        points_changes.pin(output, chosen, point, pinned=True)
+
+
+@points.command("unpin", epilog=examples("sealift points unpin newest --plan dr.yaml"))
+def points_unpin(
+    point: PointArgument,
+    plan: PlanOption = None,
+    sets: SetOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Let retention decide on a point again."""
+    with invocation("points unpin", machine=json, plan=plan) as output:
+        from flows.cli import plans, points_changes
+
+        chosen = plans.replication(plan, sets).plan
+        points_changes.pin(output, chosen, point, pinned=False)
+
+
+@points.command("drop", epilog=examples("sealift points drop 0123abcd --plan dr.yaml --yes"))
+def points_drop(
+    point: Annotated[str, typer.Argument(help="The beginning of the point's id.", metavar="POINT")],
+    plan: PlanOption = None,
+    sets: SetOption = None,
+    yes: YesOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Give one point up, whatever retention says: never one that is pinned or locked.
+
+    What only it needs is deleted by prunes after the quarantine. Safe beside a running sync: what
+    the sync builds on stays.
+    """
+    with invocation("points drop", machine=json, plan=plan) as output:
+        from flows.cli import plans, points_changes
+
+        points_changes.drop(output, plans.replication(plan, sets).plan, point, yes=yes)

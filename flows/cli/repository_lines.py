@@ -336,6 +336,29 @@ class Watched(Summary):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PointPinned(Summary):
+    """Retention has no say on a point any more, or has it again."""
+
+    command: Literal["points pin", "points unpin"]
+    point: str
+    pinned: bool
+    receipt: str
+    """Proves later that the repository was once this far."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PointDropped(Summary):
+    """A point is live no more; what only it needs goes with later prunes."""
+
+    command: Literal["points drop"] = field(default="points drop", init=False)
+    point: str
+    points: int
+    """How many are left."""
+    receipt: str
+    """Proves later that the repository was once this far."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class PointRestored(Summary):
     """Disks of a point were restored."""
 

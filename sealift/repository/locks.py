@@ -41,7 +41,11 @@ class Locks:
 
     def until(self) -> float | None:
         """When a lock that begins now ends; None without locks."""
-        return self._now() + self._seconds if self._seconds else None
+        return self.end(self._now())
+
+    def end(self, began: float) -> float | None:
+        """When a lock that began then ends, seconds of the epoch; None without locks."""
+        return began + self._seconds if self._seconds else None
 
     def extend(self, names: Sequence[str]) -> None:
         """Let these objects be kept as if they were put now; two calls to the store for each.

@@ -11,6 +11,7 @@ meanwhile makes them void. Nothing is decided by the times of the store.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 
 from sealift.errors import (
     CredentialsError,
@@ -308,16 +309,36 @@ def _refuse_missing(kind: ChunkKind, chunk: bytes) -> None:
 def drop_points(repository: Repository, ids: Sequence[bytes]) -> Head:
     """Drop points by id, whatever retention says; their chunks go with later prunes.
 
+    Looked at anew on every head that it is tried on: a pin that another run sets meanwhile counts.
+
     Raises:
-        UsageError: a point is not there, or pinned.
+        UsageError: a point is not there, pinned, or under a lock of the store; nothing was dropped.
     """
-    for point_id in ids:
-        _found(repository.refresh().commit, point_id, pinned=False)
 
     def change(commit: Commit) -> Commit:
+        for point_id in ids:
+            _refuse_locked(repository, _found(commit, point_id, pinned=False))
         return replace(commit, points=tuple(p for p in commit.points if p.id not in ids))
 
     return repository.log.publish(change)
+
+
+def _refuse_locked(repository: Repository, point: PointRef) -> None:
+    """A lock promises that nobody loses the point before its end, its owner included.
+
+    A point of the future was planted, or made with a wrong clock; its time promises nothing.
+    """
+    now = repository.clock.now().timestamp()
+    taken = point.taken_ms / 1000
+    until = repository.locks.end(taken)
+    if until is None or until <= now or taken > now + FUTURE_TOLERANCE_SECONDS:
+        return
+    ends = datetime.fromtimestamp(until, UTC).isoformat(timespec="seconds")
+    raise UsageError(
+        f"point {point.id.hex()} is under a lock of the store until {ends}",
+        next_step="drop it then; nothing deletes its objects before",
+        point=point.id.hex(),
+    )
 
 
 def pin_point(repository: Repository, point_id: bytes, *, pinned: bool) -> Head:

@@ -1,12 +1,16 @@
 """A replication's plan in a simulated world, and what examples need to be there before."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from connectors.local.object_folder import FolderObjectStore
+from sealift.clock import SystemClock
+from sealift.repository.session import Repository
 from sealift.sealing import slot_objects
 from sealift.sealing.secrets import KeyFile
+from sealift.testing.state import MemoryStateStore
 from sealift.units import MiB
 
 PLAN = """\
@@ -33,6 +37,7 @@ DISK_BYTES = 4 * MiB
 
 _NEEDS_POINT = (
     *("points show", "points diff", "restore", "mount", "drill", "verify", "watch", "failover"),
+    *("points pin", "points unpin", "points drop"),
     *("repository check", "repository prune", "repository reseal", "repository repair"),
 )
 _NEEDS_REPOSITORY = ("repository keys", "points list", *_NEEDS_POINT)
@@ -53,6 +58,8 @@ def prepare(world: Any, words: str) -> None:
     if words.startswith(_NEEDS_POINT):
         world.hypervisor.disks["vda"] = bytearray(BOOT_SECTOR.ljust(DISK_BYTES, b"\0"))
         must(world, "replicate", "--plan", "dr.yaml")
+    if words.startswith("points drop"):
+        add_point(world.folder, "0123abcd")
     if words.startswith("failover"):
         world.hypervisor.shutdown(1.0)
 
@@ -72,4 +79,17 @@ def add_slot(folder: Path, prefix: str) -> None:
     key = KeyFile.parse((folder / "points.key").read_bytes())
     ring = slot_objects.opened(store, key, entropy=entropy).ring
     slot_objects.add_slot(store, ring, KeyFile.generate())
+    store.close()
+
+
+def add_point(folder: Path, prefix: str) -> None:
+    """The newest point once more, under an id that begins so."""
+    store = FolderObjectStore.open(folder / "points")
+    key = KeyFile.parse((folder / "points.key").read_bytes())
+    ring = slot_objects.opened(store, key).ring
+    repository = Repository.open(store, ring, MemoryStateStore(), SystemClock())
+    newest = repository.manifest(repository.head.commit.points[-1])
+    twin = bytes.fromhex(prefix) + newest.id[len(prefix) // 2 :]
+    repository.publish(replace(newest, id=twin, seq=newest.seq + 1), {})
+    repository.close()
     store.close()

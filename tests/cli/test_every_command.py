@@ -114,6 +114,13 @@ CASES: dict[Words, list[list[str]]] = {
         ["newest", "newest", "--plan", "dr.yaml"],
         ["newest", "0", "--plan", "dr.yaml"],
     ],
+    ("points", "pin"): [["newest", "--plan", "dr.yaml"], ["0000", "--plan", "dr.yaml"]],
+    ("points", "unpin"): [["newest", "--plan", "dr.yaml"], []],
+    ("points", "drop"): [
+        ["0123abcd", "--plan", "dr.yaml", "--yes"],
+        ["0123abcd", "--plan", "dr.yaml"],
+        ["newest", "--plan", "dr.yaml", "--yes"],
+    ],
     ("restore",): [
         ["newest", "--plan", "dr.yaml", "--disk", "vda", "--to", "x.raw"],
         ["newest", "--plan", "dr.yaml", "--disk", "nosuch", "--to", "x.raw"],

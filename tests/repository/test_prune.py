@@ -1,6 +1,7 @@
 """Pruning: two commits with a quarantine between, beside writers that build on what goes."""
 
 import random
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -13,6 +14,7 @@ from sealift.errors import (
     UsageError,
 )
 from sealift.repository.check import Checker
+from sealift.repository.commits import Head
 from sealift.repository.prune import PruneOptions, Pruner, PruneReport, drop_points, pin_point
 from sealift.repository.retention import Retention
 from sealift.repository.session import Repository
@@ -220,6 +222,67 @@ def test_pinned_points_stay_until_they_are_unpinned(world: World) -> None:
     assert [p.seq for p in prune(world).dropped] == [1]
     with pytest.raises(UsageError, match="no point"):
         pin_point(world.open(), first, pinned=True)
+
+
+def test_a_pin_that_comes_between_looking_and_dropping_counts(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.init()
+    add_point(world, 1, noise(1))
+    add_point(world, 2, noise(2))
+    first = (1).to_bytes(16, "big")
+    repository, other = world.open(), world.other_host("other").open()
+    looked = repository.log.head
+
+    def pinned_meanwhile() -> Head:
+        head = looked()
+        monkeypatch.setattr(repository.log, "head", looked)
+        pin_point(other, first, pinned=True)
+        return head
+
+    monkeypatch.setattr(repository.log, "head", pinned_meanwhile)
+    with pytest.raises(UsageError, match="pinned"):
+        drop_points(repository, [first])
+    assert len(world.open().head.commit.points) == 2
+
+
+@pytest.mark.fault(29)
+def test_a_base_that_is_dropped_by_hand_beside_a_running_sync_keeps_what_both_share(
+    world: World,
+) -> None:
+    world.init()
+    base = add_point(world, 1, noise(1))
+    add_point(world, 2, noise(2))
+    slow = world.other_host("slow")
+    repository = slow.open()
+    data = noise(3, 1) + noise(1)[CHUNK:]
+    tree = written(repository, memory_reader(data), slow.context(), base=base)
+    first = point_of(1, base).id
+    drop_points(world.open(), [first])
+    prune(world)
+    repository.publish(point_of(3, tree, taken_ms=now_ms(world)), {"disk0": (first, base)})
+    world.clock.sleep(8 * DAY)
+    prune(world, Retention())
+    assert content(healthy(world), tree) == data
+
+
+def test_what_the_store_has_under_a_lock_is_dropped_when_that_ends(world: World) -> None:
+    assert isinstance(world.store, MemoryObjectStore)
+    world.options = replace(world.options, lock_seconds=30 * DAY)
+    world.init()
+    add_point(world, 1, noise(1))
+    add_point(world, 2, noise(2))
+    first = (1).to_bytes(16, "big")
+    world.clock.sleep(29 * DAY)
+    with pytest.raises(UsageError, match="under a lock"):
+        drop_points(world.open(), [first])
+    planted = written(world.open(), memory_reader(noise(3)), world.context(), identity="planted")
+    year = 365 * 86_400_000
+    world.open().publish(point_of(3, planted, taken_ms=now_ms(world) + year), {})
+    drop_points(world.open(), [(3).to_bytes(16, "big")])
+    world.clock.sleep(1 * DAY)
+    drop_points(world.open(), [first])
+    assert [p.seq for p in world.open().head.commit.points] == [2]
 
 
 @pytest.mark.fault(45)

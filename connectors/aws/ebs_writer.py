@@ -12,11 +12,12 @@ from connectors.aws.block_put import BlockSender
 from connectors.aws.errors import MissingError, aws_call, code_of, field_of
 from connectors.aws.snapshots import Snapshots
 from connectors.aws.tags import SEALED
-from connectors.aws.wait import VISIBLE_SECONDS, Waiter
+from connectors.aws.wait import VISIBLE_SECONDS
 from sealift.disk import Unwritten, WriterCaps
 from sealift.endpoints import SnapshotRef, SnapshotState
 from sealift.errors import IntegrityError, TargetError, TransientError
 from sealift.ratelimit import RateLimit, Unlimited
+from sealift.wait import Waiter
 
 if TYPE_CHECKING:
     from mypy_boto3_ebs import EBSClient

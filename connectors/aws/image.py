@@ -9,9 +9,10 @@ from connectors.aws import tags as names
 from connectors.aws.errors import MissingError, aws_call, code_of, field_of
 from connectors.aws.session import AwsClients
 from connectors.aws.spec import AwsSpec
-from connectors.aws.wait import VISIBLE_SECONDS, Waiter
+from connectors.aws.wait import VISIBLE_SECONDS
 from sealift.endpoints import Firmware, SnapshotRef, SourceVm
 from sealift.errors import TargetError, TransientError
+from sealift.wait import Waiter
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2.type_defs import (

@@ -13,9 +13,10 @@ from connectors.aws.instance_types import MachineTypes
 from connectors.aws.session import AwsClients
 from connectors.aws.snapshots import Snapshots
 from connectors.aws.spec import AwsSpec
-from connectors.aws.wait import VISIBLE_SECONDS, Waiter
+from connectors.aws.wait import VISIBLE_SECONDS
 from sealift.endpoints import Health, MachineConsole, SourceVm
 from sealift.errors import CredentialsError, TargetError, TransientError
+from sealift.wait import Waiter
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2.type_defs import (

@@ -14,7 +14,6 @@ from connectors.aws.session import AwsClients
 from connectors.aws.snapshots import Snapshots
 from connectors.aws.spec import AwsSpec
 from connectors.aws.tags import Owner
-from connectors.aws.wait import Waiter
 from sealift.cancel import CancelToken
 from sealift.clock import Clock
 from sealift.disk import DiskWriter
@@ -31,6 +30,7 @@ from sealift.endpoints import (
 from sealift.errors import PointLostError
 from sealift.ratelimit import RateLimit
 from sealift.units import GiB, round_up
+from sealift.wait import Waiter
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2.type_defs import VolumeTypeDef

@@ -18,6 +18,9 @@ from connectors.aws.object_s3 import LockMode, S3ObjectStore, S3Spec
 from connectors.aws.session import AwsClients
 from sandbox.aws import AwsSandbox, Fault, FaultKind
 from sealift.clock import SystemClock
+from tests.objects.containers import azure_box, container, open_container
+
+__all__ = ["azure_box", "container", "open_container"]
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

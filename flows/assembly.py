@@ -1,63 +1,30 @@
 """From a plan to the ports that a migration runs on. SDKs are imported when they are used."""
 
-import hashlib
-import math
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from flows.places import runtime_directory, state_directory, state_home
-from sealift.cancel import CancelToken
-from sealift.clock import Clock
-from sealift.config import AwsPlan, MigrationPlan
+from flows.accounts import Account as Account
+from flows.accounts import account_target as account_target
+from flows.around import Around as Around
+from flows.places import runtime_directory, state_directory
+from sealift.config import MigrationPlan
 from sealift.config_load import AnyPlan
 from sealift.config_repository import ReplicationPlan
 from sealift.endpoints import CloudTarget, Hypervisor, ReplicaTarget
 from sealift.errors import SourceError
-from sealift.ports import DiskRunner, Ports, ReplicaPorts, side_by_side
+from sealift.ports import Ports, ReplicaPorts
 from sealift.private import make_private_folder
-from sealift.progress import Sink
-from sealift.ratelimit import RateLimit, SharedTokenBucket, TokenBucket, Unlimited
+from sealift.ratelimit import RateLimit, TokenBucket, Unlimited
 from sealift.retry import RetryPolicy
 from sealift.store import FileStateStore, StateLock
 from sealift.sync import SyncContext
 from sealift.units import MiB
 
-if TYPE_CHECKING:
-    from connectors.aws.spec import AwsSpec
-
 _BURST_BYTES = 4 * MiB
-_BURST_SECONDS = 0.25  # of a call rate; a service's own bucket forgives about a second
-
 
 SETTLING = "sealift undo after a stop"
 """Run name of whoever puts the source back after a cutover that was killed or cancelled."""
-
-
-@dataclass(frozen=True, slots=True)
-class Around:
-    """What a run brings along, whatever the plan says.
-
-    Attributes:
-        clock: time.
-        cancel: stops the run.
-        sink: receives progress.
-        environ: for places of files.
-        run_disks: how the disks of a round are run.
-        run_name: how another run that is refused is told about this one.
-        patience_seconds: caps the plan's patience, for commands that somebody waits for.
-    """
-
-    clock: Clock
-    cancel: CancelToken
-    sink: Sink
-    environ: Mapping[str, str]
-    run_name: str
-    run_disks: DiskRunner = side_by_side
-    patience_seconds: float = math.inf
 
 
 @contextmanager
@@ -176,104 +143,5 @@ def _own_scratch(state: Path) -> Path:
 def cloud_of(plan: MigrationPlan, around: Around, stack: ExitStack) -> CloudTarget:
     """The target that the plan names."""
     limits = plan.limits
-    account = Account(plan.target.aws, plan.migration, limits.connections, limits.put_rate)
+    account = Account(plan.target, plan.migration, limits.connections, limits.put_rate)
     return account_target(account, around, stack)
-
-
-@dataclass(frozen=True, slots=True)
-class Account:
-    """An AWS account and what is to be made in it.
-
-    Attributes:
-        aws: the account.
-        owner: name that everything made carries.
-        connections: blocks in flight, per disk.
-        put_rate: PutSnapshotBlock calls per second; None is what the account may.
-    """
-
-    aws: AwsPlan
-    owner: str
-    connections: int
-    put_rate: int | None = None
-
-
-def account_target(account: Account, around: Around, stack: ExitStack) -> CloudTarget:
-    """A target in an AWS account; ``stack`` closes it."""
-    from connectors.aws.quotas import read_quotas
-    from connectors.aws.session import AwsClients
-    from connectors.aws.target import AwsTarget
-
-    spec = spec_of(account.aws, account.connections)
-    clients = AwsClients(spec)
-    stack.callback(clients.close)
-
-    def put_rate() -> float:
-        return account.put_rate or read_quotas(clients).put_per_account.value
-
-    limit = LazyLimit(lambda: _shared(account.aws, around, put_rate()))
-    stack.callback(limit.close)
-    target = AwsTarget(spec, account.owner, around.clock, cancel=around.cancel, put_limit=limit)
-    stack.callback(target.close)
-    return target
-
-
-def aws_spec(plan: MigrationPlan) -> "AwsSpec":
-    """The AWS side of a plan as its connector takes it."""
-    return spec_of(plan.target.aws, plan.limits.connections)
-
-
-def spec_of(aws: AwsPlan, connections: int) -> "AwsSpec":
-    """An account as its connector takes it."""
-    from connectors.aws.spec import AwsSpec, VolumeType
-
-    return AwsSpec(
-        subnet_id=aws.subnet,
-        security_group_ids=aws.security_groups,
-        region=aws.region,
-        profile=aws.profile,
-        endpoint=aws.endpoint,
-        instance_type=aws.instance_type,
-        encrypted=aws.encrypted,
-        kms_key_id=aws.kms_key,
-        launch_encrypted=aws.launch_encrypted,
-        volume_type=VolumeType(aws.volume_type),
-        tags=aws.tags,
-        snapshot_timeout_minutes=int(aws.snapshot_timeout // 60),
-        concurrency=connections,
-    )
-
-
-def _shared(aws: AwsPlan, around: Around, rate: float) -> SharedTokenBucket:
-    """One bucket for all migrations of this user into the same account and region."""
-    name = hashlib.sha256(f"{aws.profile}|{aws.region}|{aws.endpoint}".encode()).hexdigest()[:16]
-    directory = state_home(around.environ) / ".limits"
-    make_private_folder(directory)
-    burst = max(1.0, rate * _BURST_SECONDS)
-    path = directory / f"aws-put-{name}"
-    return SharedTokenBucket(path, rate, burst, around.clock, around.cancel)
-
-
-class LazyLimit:
-    """A limit that is made when the first unit is spent, so that opening costs no call.
-
-    Args:
-        make: makes the limit; called once unless it fails.
-    """
-
-    def __init__(self, make: Callable[[], SharedTokenBucket]) -> None:
-        self._make = make
-        self._lock = threading.Lock()
-        self._bucket: SharedTokenBucket | None = None
-
-    def acquire(self, amount: int) -> None:
-        """See ``RateLimit.acquire``; raises what making the limit raises."""
-        with self._lock:
-            bucket = self._bucket = self._bucket or self._make()
-        bucket.acquire(amount)
-
-    def close(self) -> None:
-        """Free the limit's file, if it was made."""
-        with self._lock:
-            if self._bucket is not None:
-                self._bucket.close()
-            self._bucket = None

@@ -1,4 +1,4 @@
-"""A recovery point in AWS: what owns it there, and where the work on it is remembered."""
+"""A recovery point in a cloud: what owns it there, and where the work on it is remembered."""
 
 from contextlib import ExitStack
 
@@ -27,7 +27,8 @@ def recovery_target(
     """
     if plan.target is None:
         raise UsageError(
-            "the plan names no account to restore into", next_step="add target: aws: to the plan"
+            "the plan names no account to restore into",
+            next_step="add target: with aws: or azure: to the plan",
         )
     owner = f"{verb}-{point.ref.id.hex()[:_OWNER_DIGITS]}"
     home = state_home(around.environ)
@@ -35,8 +36,8 @@ def recovery_target(
     make_private_folder(home / ".recovery")
     store = FileStateStore(home / ".recovery" / owner)
     stack.enter_context(StateLock(store.directory, around.run_name))
-    account = assembly.Account(plan.target.aws, owner, _CONNECTIONS)
+    account = assembly.Account(plan.target, owner, _CONNECTIONS)
     return assembly.account_target(account, around, stack), store
 
 
-_CONNECTIONS = 32  # to EBS, as in the plan of a migration
+_CONNECTIONS = 32  # as in the plan of a migration

@@ -1,4 +1,4 @@
-"""From a recovery point to files and to EBS: each a ``sync`` like any other."""
+"""From a recovery point to files and to a cloud: each a ``sync`` like any other."""
 
 from collections.abc import Mapping
 from contextlib import ExitStack, closing
@@ -24,7 +24,7 @@ FORMATS: Mapping[str, ImageFormat] = {
     "vhd": ImageFormat.VHD,
     "vhdx": ImageFormat.VHDX,
 }
-_EBS_SEQ = 1  # one restore makes one snapshot of each disk, so all have this number
+_SEQ = 1  # one restore makes one snapshot of each disk, so all have this number
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +96,12 @@ def restore_to_snapshot(
         state: keeps what was sent.
     """
     retry = context.retrier()
-    ref = retry.call(lambda: cloud.begin_snapshot(_EBS_SEQ, disk.disk, None))
+    ref = retry.call(lambda: cloud.begin_snapshot(_SEQ, disk.disk, None))
     with ExitStack() as ends:
         reader = ends.enter_context(closing(point.reader(disk)))
         writer = ends.enter_context(closing(retry.call(lambda: cloud.writer(ref, None))))
         key = JournalKey(reader.identity, writer.identity, writer.caps.size, writer.caps.block_size)
-        name = f"journal-{disk.disk.id}-{_EBS_SEQ}"
+        name = f"journal-{disk.disk.id}-{_SEQ}"
         journal = ends.enter_context(closing(SyncJournal(state, name, key, context.clock)))
         report = sync(reader, writer, context, journal=journal, label=_label(point, disk))
     return ref, _restored(disk, ref.id, report)

@@ -5,34 +5,18 @@ seconds. ``sealift.config_load`` reads files and environment variables into it.
 """
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import Field, model_validator
 
-from sealift.config_types import (
-    MAX_TEXT_CHARS,
-    AbsolutePath,
-    BlockCount,
-    CommaList,
-    CommaPairs,
-    Duration,
-    Rate,
-    Size,
-)
+from sealift.config_aws import AwsPlan
+from sealift.config_azure import AzurePlan
+from sealift.config_model import MigrationId, PlanModel
+from sealift.config_types import AbsolutePath, BlockCount, Duration, Rate, Size
 from sealift.convergence import ConvergencePolicy, OnDivergence
 from sealift.lineage import LossPolicy
 from sealift.ports import MigrationPolicy, StopPolicy
 from sealift.units import GiB
-
-Text = Annotated[str, StringConstraints(min_length=1, max_length=MAX_TEXT_CHARS)]
-MigrationId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?$")]
-"""Part of bitmap, node, socket and tag names: lower-case letters, digits and inner dashes."""
-
-
-class PlanModel(BaseModel):
-    """Unknown keys are refused, so that a typing error never becomes a default."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class QemuSource(PlanModel):
@@ -74,71 +58,24 @@ class Source(PlanModel):
     qemu: QemuSource = Field(description="A running QEMU on this host")
 
 
-class AwsPlan(PlanModel):
-    """An AWS account; credentials come from the standard AWS configuration, never from here."""
-
-    subnet: Text = Field(
-        pattern=r"^subnet-[0-9a-z]+$", description="Subnet id that the machine is launched into"
-    )
-    security_groups: Annotated[tuple[Text, ...], CommaList] = Field(
-        min_length=1, max_length=16, description="Security group ids of the launched machine"
-    )
-    region: Text | None = Field(
-        default=None, description="Region name; default: that of the profile or of AWS_REGION"
-    )
-    profile: Text | None = Field(
-        default=None, description="Profile of the shared AWS configuration"
-    )
-    endpoint: Text | None = Field(
-        default=None,
-        pattern=r"^https?://[^/\s@]+/?$",
-        description="URL used for every service, as for a sandbox; default: AWS_ENDPOINT_URL",
-    )
-    instance_type: Text | None = Field(
-        default=None,
-        pattern=r"^[a-z0-9-]+\.[a-z0-9-]+$",
-        description="Instance type; default: the smallest current one that fits vCPU and memory",
-    )
-    encrypted: bool = Field(
-        default=False,
-        description="Make encrypted snapshots (true or false); every zero block is sent then",
-    )
-    kms_key: Text | None = Field(
-        default=None, description="KMS key id, alias or ARN; default: the account's key for EBS"
-    )
-    launch_encrypted: bool = Field(
-        default=False,
-        description="Encrypt volumes at launch though snapshots are not (true or false); every "
-        "zero block is sent then",
-    )
-    volume_type: Literal["gp3", "gp2", "io1", "io2", "st1", "sc1", "standard"] = Field(
-        default="gp3",
-        description="EBS volume type of all launched volumes; st1 and sc1 do not boot",
-    )
-    tags: Annotated[dict[Text, str], CommaPairs] = Field(
-        default_factory=dict,
-        max_length=40,
-        description="Tags on everything that is made, beside Sealift's own",
-    )
-    snapshot_timeout: Duration = Field(
-        default=3 * 86_400.0,
-        ge=600.0,
-        le=3 * 86_400.0,
-        description="How long EBS keeps an unfinished snapshot that receives no block, 10min to "
-        "3d; a stopped run can be resumed for so long",
-    )
-
-    @model_validator(mode="after")
-    def _key_has_a_use(self) -> Self:
-        if self.kms_key and not (self.encrypted or self.launch_encrypted):
-            raise ValueError("kms_key is set but neither encrypted nor launch_encrypted is")
-        return self
-
-
 class Target(PlanModel):
-    """Where the machine is moved to."""
+    """Where the machine is moved to: exactly one of these."""
 
-    aws: AwsPlan = Field(description="An AWS account")
+    aws: AwsPlan | None = Field(default=None, description="An AWS account; either this or azure")
+    azure: AzurePlan | None = Field(
+        default=None, description="An Azure subscription; either this or aws"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one(cls, given: Any) -> Any:
+        """Before the parts are looked at: of two, one may be a variable that is left over."""
+        if isinstance(given, dict):
+            named = [name for name in ("aws", "azure") if given.get(name) is not None]
+            if len(named) != 1:
+                both = "; there are both" if named else ""
+                raise ValueError(f"set exactly one of aws, azure{both}")
+        return given
 
 
 class StopPlan(PlanModel):
@@ -227,8 +164,8 @@ class Limits(PlanModel):
         default=None,
         ge=1,
         le=100_000,
-        description="PutSnapshotBlock calls per second, all migrations of this user together; "
-        "default: what Service Quotas allows the account",
+        description="PutSnapshotBlock calls per second to AWS, all migrations of this user "
+        "together; default: what Service Quotas allows the account",
     )
     patience: Duration = Field(
         default=180.0,
@@ -245,7 +182,7 @@ class MigrationPlan(PlanModel):
         "1 to 32 lower-case letters, digits and inner dashes"
     )
     source: Source = Field(description="The machine that is moved")
-    target: Target = Field(description="Where it is moved to")
+    target: Target = Field(description="Where it is moved to: exactly one of aws, azure")
     policy: Policy = Field(default_factory=Policy, description="What you accept")
     limits: Limits = Field(default_factory=Limits, description="What it may use")
     state_dir: AbsolutePath | None = Field(
@@ -253,6 +190,12 @@ class MigrationPlan(PlanModel):
         description="Folder of this migration's journal and logs, belonging to it alone. Default: "
         "$XDG_STATE_HOME/sealift/MIGRATION",
     )
+
+    @model_validator(mode="after")
+    def _rate_has_a_use(self) -> Self:
+        if self.target.aws is None and self.limits.put_rate is not None:
+            raise ValueError("limits.put_rate is of AWS only; limits.bandwidth limits every target")
+        return self
 
     @property
     def name(self) -> str:

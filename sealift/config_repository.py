@@ -9,7 +9,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
-from sealift.config import MigrationId, PlanModel, QemuSource, Source, Target, Text
+from sealift.config import QemuSource, Source, Target
+from sealift.config_model import MigrationId, PlanModel, Text
 from sealift.config_types import AbsolutePath, BlockCount, CommaList, Duration, Rate
 from sealift.errors import UsageError
 from sealift.lineage import LossPolicy

@@ -24,6 +24,7 @@ from flows.cli.options import (
     PortOption,
     PrefectOption,
     SetOption,
+    TargetOption,
     UefiOption,
     YesOption,
 )
@@ -320,13 +321,14 @@ def config_show(plan: PlanOption = None, sets: SetOption = None, json: JsonOptio
     "init",
     epilog=examples(
         "sealift config init",
-        "sealift config init web.yaml --overwrite",
+        "sealift config init web.yaml --target azure --overwrite",
         "sealift config init dr.yaml --kind replication",
     ),
 )
 def config_init(
     path: Annotated[Path, typer.Argument(help="The file to write.")] = Path("plan.yaml"),
     kind: KindOption = "migration",
+    target: TargetOption = None,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -334,7 +336,7 @@ def config_init(
     with invocation("config init", machine=json) as output:
         from flows.cli import config_commands
 
-        config_commands.init(output, path, kind, overwrite=overwrite)
+        config_commands.init(output, path, kind, target, overwrite=overwrite)
 
 
 app.add_typer(config, name="config")

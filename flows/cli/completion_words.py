@@ -45,6 +45,7 @@ _OPTION_VALUES: dict[str, Kind | list[str]] = {
     "--seconds": Kind.NOTHING,
     "--socket": Kind.FILES,
     "--set": Kind.FIELDS,
+    "--target": ["aws", "azure"],
     "--to": _CONTAINERS,
 }
 _ARGUMENT_VALUES: dict[str, Kind | list[str]] = {

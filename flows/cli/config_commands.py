@@ -26,19 +26,36 @@ from sealift.config_load import (
 from sealift.config_repository import ReplicationPlan
 from sealift.errors import UsageError
 
-_EXAMPLES = {
-    "migration": "web-01",
-    "source.qemu.qmp": "/run/qemu/web-01.qmp",
-    "target.aws.subnet": "subnet-0123456789abcdef0",
-    "target.aws.security_groups": "sg-0123456789abcdef0",
+_EXAMPLES = {"migration": "web-01", "source.qemu.qmp": "/run/qemu/web-01.qmp"}
+_NETWORK = (
+    "/subscriptions/00000000-0000-0000-0000-000000000000/resourceGroups/servers"
+    "/providers/Microsoft.Network"
+)
+TARGETS: Mapping[str, Mapping[str, str]] = {
+    "aws": {
+        "target.aws.subnet": "subnet-0123456789abcdef0",
+        "target.aws.security_groups": "sg-0123456789abcdef0",
+    },
+    "azure": {
+        "target.azure.subscription": "00000000-0000-0000-0000-000000000000",
+        "target.azure.resource_group": "servers",
+        "target.azure.storage_account": "stageddisks",
+        "target.azure.container": "sealift",
+        "target.azure.subnet": f"{_NETWORK}/virtualNetworks/inside/subnets/servers",
+        "target.azure.network_security_group": f"{_NETWORK}/networkSecurityGroups/servers",
+    },
 }
+"""Examples of each cloud, by the name of its part of a plan."""
 _REPLICATION_EXAMPLES = {
     "replication": "web-01",
     "source.qemu.qmp": "/run/qemu/web-01.qmp",
     "repository.folder": "/srv/backup/points",
     "repository.key.passphrase_file": "/etc/sealift/passphrase",
 }
-_HINTS = {"target.aws.tags": "{team: storage}"}
+_HINTS = {
+    "target.aws.tags": "{team: storage}",
+    "target.azure.tags": "{team: storage}",
+}
 _WIDTH = 88
 
 
@@ -108,15 +125,26 @@ def _written(name: str, value: PlainValue) -> str:
 KINDS: Mapping[str, type[AnyPlan]] = {"migration": MigrationPlan, "replication": ReplicationPlan}
 
 
-def init(output: Output, path: Path, kind: str, *, overwrite: bool) -> None:
+def init(output: Output, path: Path, kind: str, target: str | None, *, overwrite: bool) -> None:
     """Write a plan with every field in it, explained.
+
+    Args:
+        output: says what was done.
+        path: of the new file.
+        kind: one of ``KINDS``.
+        target: one of ``TARGETS``; None is AWS for a migration, and none for a replication.
+        overwrite: replace a file that is there.
 
     Raises:
         UsageError: the file is there already, or cannot be written.
     """
     if kind not in KINDS:
         raise UsageError(f"--kind {kind}: there are {', '.join(KINDS)}", next_step="choose one")
-    text = template(KINDS[kind])
+    if target is not None and target not in TARGETS:
+        raise UsageError(
+            f"--target {target}: there are {', '.join(TARGETS)}", next_step="choose one"
+        )
+    text = template(KINDS[kind], target)
     flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     flags |= os.O_TRUNC if overwrite else os.O_EXCL
     try:
@@ -133,9 +161,9 @@ def init(output: Output, path: Path, kind: str, *, overwrite: bool) -> None:
     output.summary(PlanWritten(text=f"wrote {path}", next=step, path=str(path)))
 
 
-def template(kind: type[AnyPlan] = MigrationPlan) -> str:
+def template(kind: type[AnyPlan] = MigrationPlan, target: str | None = None) -> str:
     """A commented plan: required fields with examples, the others at their defaults."""
-    examples = _EXAMPLES if kind is MigrationPlan else _REPLICATION_EXAMPLES
+    examples = _examples(kind, target)
     defaults = load_any(None, environ={}, options=examples).plan.model_dump(mode="json")
     lines = ["# A plan for sealift. A line that is commented out shows the default."]
     opened: tuple[str, ...] = ()
@@ -150,6 +178,12 @@ def template(kind: type[AnyPlan] = MigrationPlan) -> str:
         opened = parents
         lines += _field_lines(spec, _at(defaults, spec.path), "  " * len(parents), examples)
     return "\n".join(lines) + "\n"
+
+
+def _examples(kind: type[AnyPlan], target: str | None) -> Mapping[str, str]:
+    if kind is MigrationPlan:
+        return {**_EXAMPLES, **TARGETS[target or "aws"]}
+    return {**_REPLICATION_EXAMPLES, **(TARGETS[target] if target else {})}
 
 
 def _mark(kind: type[BaseModel], section: tuple[str, ...], examples: Mapping[str, str]) -> str:
@@ -174,7 +208,8 @@ def _field_lines(
     if example is not None:
         many = isinstance(default, list)
         return [*lines, f"{indent}{spec.path[-1]}: {f'[{example}]' if many else example}"]
-    shown = _HINTS.get(spec.name, _plain(default))
+    hint = _HINTS.get(spec.name) if default is not None else None
+    shown = hint or _plain(default)
     return [*lines, f"{indent}# {spec.path[-1]}: {shown}".rstrip()]
 
 

@@ -73,6 +73,15 @@ KindOption = Annotated[
         help="What the plan is for: to move a machine, or to keep points of it in a repository.",
     ),
 ]
+TargetOption = Annotated[
+    str | None,
+    typer.Option(
+        "--target",
+        envvar="SEALIFT_TARGET",
+        metavar="aws|azure",
+        help="The cloud that the plan has examples of. Default: aws for a migration.",
+    ),
+]
 CronOption = Annotated[
     str,
     typer.Option("--cron", envvar="SEALIFT_CRON", help="When replicate runs; never for not."),
@@ -135,6 +144,8 @@ OverwriteOption = Annotated[
 OTHER_VARIABLES: Mapping[str, str] = {
     "AWS_...": "Credentials, profile, region and AWS_ENDPOINT_URL, as the AWS SDK documents them; "
     "target.aws.profile, region and endpoint of a plan win over them.",
+    "AZURE_...": "Credentials, tenant and cloud, as the Azure SDK documents them for its default "
+    "chain; so are IDENTITY_ENDPOINT and IDENTITY_HEADER of a managed identity.",
     "COLUMNS": "Width of tables and help, where the terminal does not tell its own.",
     "DO_NOT_TRACK": "Prefect reports usage to its makers unless this is set; it is, unless you "
     "set another value.",
@@ -143,7 +154,7 @@ OTHER_VARIABLES: Mapping[str, str] = {
     "PREFECT_API_URL": "The Prefect server; when it is set, runs are flows of that server.",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "Like DO_NOT_TRACK, for a Prefect server: false, unless "
     "you set another value.",
-    "REQUESTS_CA_BUNDLE": "File of authorities for certificates of AWS, where the "
+    "REQUESTS_CA_BUNDLE": "File of authorities for certificates of Azure, and of AWS where the "
     "AWS configuration names none (ca_bundle).",
     "SEALIFT_CACHE": "Folder for the built guest of the demonstration. Default: ~/.cache/sealift.",
     "TMPDIR": "Where tools put what they need for a moment.",
@@ -160,12 +171,12 @@ NOT_FIELDS = frozenset(
         "ALLOW_BACKING",
         "BOOT",
         "CACHE",
+        "CLOUD",
         "COMPRESS",
         "CRON",
         "DIRECTORY",
         "DISK",
         "DROP",
-        "EBS",
         "FIPS",
         "FORMAT",
         "ID",
@@ -190,6 +201,7 @@ NOT_FIELDS = frozenset(
         "SECONDS",
         "SET",
         "SOCKET",
+        "TARGET",
         "TO",
         "UEFI",
         "UNDO",

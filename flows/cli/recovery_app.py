@@ -56,19 +56,21 @@ def restore(
             "--format", "-f", envvar="SEALIFT_FORMAT", help="raw, qcow2, vmdk, vhd or vhdx."
         ),
     ] = "raw",
-    ebs: Annotated[
+    cloud: Annotated[
         bool,
         typer.Option(
-            "--ebs", envvar="SEALIFT_EBS", help="Into EBS snapshots of the plan's target instead."
+            "--cloud",
+            envvar="SEALIFT_CLOUD",
+            help="Into the plan's target instead: EBS snapshots of AWS, managed disks of Azure.",
         ),
     ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Write disks of a point into files, or into EBS; whole or not at all."""
+    """Write disks of a point into files, or into the plan's target; whole or not at all."""
     with invocation("restore", machine=json, plan=plan) as output:
         from flows.cli import plans, restore_command
 
-        asked = restore_command.Asked(point, disk, to, form, ebs)
+        asked = restore_command.Asked(point, disk, to, form, cloud)
         restore_command.restore(output, plans.replication(plan, sets).plan, asked)
 
 

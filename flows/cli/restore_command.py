@@ -1,4 +1,4 @@
-"""``sealift restore``: disks of a point into files, or into EBS."""
+"""``sealift restore``: disks of a point into files, or into the plan's target."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,25 +26,25 @@ class Asked:
         disk: one disk; None is all.
         to: a new file for one disk, a folder for several.
         form: of the files.
-        ebs: into snapshots of the plan's account instead.
+        cloud: into the plan's account instead.
     """
 
     point: str
     disk: str | None
     to: Path | None
     form: str
-    ebs: bool
+    cloud: bool
 
 
 def restore(output: Output, plan: ReplicationPlan, asked: Asked) -> None:
     """Restore what was asked for; each file is there whole or not at all."""
-    if (asked.to is None) is not asked.ebs:
-        raise UsageError("say where to: either --to FILE or --ebs", next_step="add one of them")
+    if (asked.to is None) is not asked.cloud:
+        raise UsageError("say where to: either --to FILE or --cloud", next_step="add one of them")
     form = format_named(asked.form)
     with opened_point(output, plan, "restore", asked.point) as (at, point):
         disks = find_disks(point.manifest, asked.disk)
         if asked.to is None:
-            done = _to_ebs(at, point, disks)
+            done = _to_cloud(at, point, disks)
         else:
             done = _to_files(at, point, disks, asked.to, form, several=asked.disk is None)
     for one in done:
@@ -96,7 +96,7 @@ def _refuse_existing(paths: Sequence[Path]) -> None:
             raise UsageError(f"{path} is there already", next_step="name another folder")
 
 
-def _to_ebs(at: At, point: OpenPoint, disks: Sequence[PointDisk]) -> list[Restored]:
+def _to_cloud(at: At, point: OpenPoint, disks: Sequence[PointDisk]) -> list[Restored]:
     target, state = recovery_target(at.plan, point, at.around, at.stack, "restore")
     return [restore_to_snapshot(point, disk, target, at.context, state)[1] for disk in disks]
 

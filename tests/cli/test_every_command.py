@@ -127,7 +127,7 @@ CASES: dict[Words, list[list[str]]] = {
         ["newest", "--plan", "dr.yaml", "--to", "plan.yaml"],
         ["newest", "--plan", "dr.yaml", "--to", "x", "--format", "tape"],
         ["newest", "--plan", "dr.yaml"],
-        ["newest", "--plan", "dr.yaml", "--ebs"],
+        ["newest", "--plan", "dr.yaml", "--cloud"],
     ],
     ("failover",): [
         ["newest", "--plan", "dr.yaml", "--yes"],

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from flows.cli.config_commands import template
 from sealift.config import MigrationPlan
+from sealift.config_aws import AwsPlan
 from sealift.config_load import LoadedPlan, fields, load_plan
 from sealift.config_origin import Origin
 from sealift.convergence import OnDivergence
@@ -44,6 +45,12 @@ def load(tmp_path: Path, text: str, **environ: str) -> LoadedPlan[MigrationPlan]
     return load_plan(file, environ=environ)
 
 
+def aws(plan: MigrationPlan) -> AwsPlan:
+    """The plan's AWS part, which has to be there."""
+    assert plan.target.aws is not None
+    return plan.target.aws
+
+
 def problems(tmp_path: Path, text: str, **environ: str) -> list[str]:
     """The problems of a plan, without the folder of the file."""
     with pytest.raises(ConfigError) as caught:
@@ -57,7 +64,7 @@ def problems(tmp_path: Path, text: str, **environ: str) -> list[str]:
 def test_the_smallest_plan(tmp_path: Path) -> None:
     plan = load(tmp_path, GOOD).plan
     assert plan.migration == "web-01"
-    assert plan.target.aws.security_groups == ("sg-1", "sg-2")
+    assert aws(plan).security_groups == ("sg-1", "sg-2")
     assert plan.source.qemu.scratch_limit == 10 * GiB
     assert plan.policy.on_tracking_loss is LossPolicy.COMPARE
 
@@ -82,8 +89,8 @@ def test_text_becomes_bytes_and_seconds(tmp_path: Path) -> None:
 def test_yaml_never_decides_what_a_text_is(tmp_path: Path) -> None:
     plan = load(tmp_path, GOOD.replace("web-01", "007") + "    region: no\n    profile: 1e3\n").plan
     assert plan.migration == "007"
-    assert plan.target.aws.region == "no"
-    assert plan.target.aws.profile == "1e3"
+    assert aws(plan).region == "no"
+    assert aws(plan).profile == "1e3"
 
 
 # ---------------------------------------------------------------------- problems
@@ -180,7 +187,7 @@ def test_variables_win_over_the_file_and_options_over_both(tmp_path: Path) -> No
     file.write_text(GOOD + "    region: from-file\n")
     environ = {"SEALIFT_TARGET__AWS__REGION": "from-env", "SEALIFT_LIMITS__CONNECTIONS": "7"}
     loaded = load_plan(file, environ=environ, options={"limits.connections": "9"})
-    assert loaded.plan.target.aws.region == "from-env"
+    assert aws(loaded.plan).region == "from-env"
     assert loaded.plan.limits.connections == 9
     assert loaded.provenance("target.aws.region").origin is Origin.ENVIRONMENT
     assert loaded.provenance("limits.connections").origin is Origin.OPTION
@@ -199,8 +206,8 @@ def test_a_plan_of_variables_alone() -> None:
         "HOME": "/root",
     }
     plan = load_plan(None, environ=environ).plan
-    assert plan.target.aws.security_groups == ("sg-1", "sg-2")
-    assert plan.target.aws.tags == {"team": "storage", "cost": "7"}
+    assert aws(plan).security_groups == ("sg-1", "sg-2")
+    assert aws(plan).tags == {"team": "storage", "cost": "7"}
     assert plan.limits.bandwidth is None
 
 
@@ -229,7 +236,7 @@ def test_every_field_can_be_set_by_its_variable(tmp_path: Path) -> None:
     for spec in fields():
         value: Any = defaults
         for part in spec.path:
-            value = value[part]
+            value = value[part] if value is not None else None
         assert spec.variable == "SEALIFT_" + spec.name.replace(".", "__").upper()
         if value is None or isinstance(value, dict):
             continue

@@ -10,7 +10,8 @@ from flows import assembly, repositories
 from flows.failing_over import failover, refuse_running_source
 from flows.points import OpenPoint
 from flows.session import Run, replication
-from sealift.config import AwsPlan, Target
+from sealift.config import Target
+from sealift.config_aws import AwsPlan
 from sealift.config_repository import ReplicationPlan
 from sealift.errors import SourceError, TargetError, UsageError
 from tests.flows.test_replicating import around, plan  # noqa: F401 - a fixture

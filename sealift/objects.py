@@ -59,6 +59,7 @@ class StoreCaps:
             the bucket's owner removes it.
         max_object_bytes: of one put.
         concurrency: calls at once that pay off.
+        takes_pages: a put of a megabyte or more is cheaper from memory that begins at a page.
     """
 
     conditional_put: bool
@@ -67,6 +68,7 @@ class StoreCaps:
     versioned: bool = False
     max_object_bytes: int = 64 * MiB
     concurrency: int = 8
+    takes_pages: bool = False
 
 
 class ObjectStore(Protocol):

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from fcntl import LOCK_EX, LOCK_NB, LOCK_UN, flock
 from pathlib import Path
 
+from connectors.local.direct import write_whole
 from sealift.clock import Clock, SystemClock
 from sealift.errors import (
     HostLimitError,
@@ -143,7 +144,9 @@ class FolderObjectStore:
                 raise TargetError(
                     f"{whole} does not exist", next_step="make the folder, or mount it"
                 ) from None
-        caps = StoreCaps(conditional_put=True, conditional_replace=True, max_object_bytes=GiB)
+        caps = StoreCaps(
+            conditional_put=True, conditional_replace=True, max_object_bytes=GiB, takes_pages=True
+        )
         return cls(whole, root, caps, clock or SystemClock())
 
     def put(
@@ -315,7 +318,7 @@ class FolderObjectStore:
                 file = self._private_file(temporary, incoming, flags)
                 flock(file, LOCK_EX)
             try:
-                _write(file, data)
+                write_whole(file, data)
                 os.utime(file, ns=(self._stamp(), self._stamp()))
                 os.fsync(file)
                 yield incoming, temporary, _info("", os.fstat(file))
@@ -471,11 +474,6 @@ def _sorted_entries(folder: int, above: str) -> list[tuple[str, ObjectInfo | Non
                     info = _info(before + entry.name, entry.stat(follow_symlinks=False))
                     found.append((before + entry.name, info))
     return sorted(found, key=lambda item: item[0] + ("/" if item[1] is None else ""))
-
-
-def _write(file: int, data: memoryview) -> None:
-    while data:
-        data = data[os.write(file, data) :]
 
 
 def _read(file: int, start: int, length: int, name: str) -> bytes:

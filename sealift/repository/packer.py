@@ -10,7 +10,8 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 
 from sealift.errors import IntegrityError, ObjectMissingError, SealiftError
-from sealift.objects import ObjectStore
+from sealift.objects import Bytes, ObjectStore
+from sealift.repository.buffers import LARGE_BYTES, PageBuffers
 from sealift.repository.commits import IndexRef
 from sealift.repository.index import ChunkIndex
 from sealift.repository.names import RANDOM_BYTES, Entropy, index_name
@@ -39,7 +40,8 @@ class Packer:
     that a caller who repeats his call loses nothing. What was put is noted in a local log: a
     process that was killed does not send it again.
 
-    Memory: one open pack of each kind, and for each thread that calls a full one twice.
+    Memory: one open pack of each kind, and for each thread that calls a full one twice; buffers
+    for two packs more, where the store takes pages.
 
     Args:
         store: of the repository.
@@ -72,7 +74,8 @@ class Packer:
         self._done = threading.Condition(self._lock)
         self._open = {kind: PackBuilder(kind, pack_bytes) for kind in ChunkKind}
         self._claimed: dict[ChunkKind, set[bytes]] = {kind: set() for kind in ChunkKind}
-        self._unsent: list[tuple[Toc, bytes]] = []
+        self._unsent: list[tuple[Toc, Bytes]] = []
+        self._buffers = PageBuffers() if store.caps.takes_pages else None
         self._busy: set[int] = set()
         self._tickets = 0
         self._failed: BaseException | None = None
@@ -137,20 +140,30 @@ class Packer:
 
     def _upload(self, builder: PackBuilder, ticket: int) -> None:
         try:
-            toc, whole = builder.sealed(self._records, self._entropy)
-            try:
-                self._put(toc, whole)
-            except BaseException:
-                with self._lock:
-                    self._unsent.append((toc, whole))
-                raise
+            toc, whole = self._sealed(builder)
+            self._put_or_keep(toc, whole)
         except IntegrityError as error:
             self._fail(error)
             raise
         finally:
             self._finish(ticket)
 
-    def _put(self, toc: Toc, whole: bytes) -> None:
+    def _sealed(self, builder: PackBuilder) -> tuple[Toc, Bytes]:
+        if self._buffers is None or builder.size < LARGE_BYTES:
+            return builder.sealed(self._records, self._entropy)
+        return builder.sealed(self._records, self._entropy, self._buffers.joined)
+
+    def _put_or_keep(self, toc: Toc, whole: Bytes) -> None:
+        try:
+            self._put(toc, whole)
+        except BaseException:
+            with self._lock:
+                self._unsent.append((toc, whole))
+            raise
+        if self._buffers is not None:
+            self._buffers.give(whole)
+
+    def _put(self, toc: Toc, whole: Bytes) -> None:
         info = self._store.put(toc.pack, whole, lock_until=self._lock_until())
         if info.size != len(whole):
             raise IntegrityError(
@@ -176,11 +189,7 @@ class Packer:
                 toc, whole = self._unsent.pop()
                 ticket = self._ticket()
             try:
-                self._put(toc, whole)
-            except BaseException:
-                with self._lock:
-                    self._unsent.append((toc, whole))
-                raise
+                self._put_or_keep(toc, whole)
             finally:
                 self._finish(ticket)
 
@@ -253,6 +262,8 @@ class Packer:
                 self._log.close()
                 self._log = None
             self._state.delete(self._log_name)
+        if self._buffers is not None:
+            self._buffers.clear()
 
     def _due_tocs(self, least: int) -> list[Toc]:
         if not self._tocs or self._toc_bytes < least:

@@ -10,11 +10,12 @@ table at the end lets an index be made anew from nothing but packs.
 
 import random
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from sealift.errors import IntegrityError
+from sealift.objects import Bytes
 from sealift.repository.names import RANDOM_BYTES, pack_name, pack_raw
 from sealift.sealing.chunks import MAX_CHUNK_BYTES, OVERHEAD_BYTES, ChunkKind, SealedChunk
 from sealift.sealing.records import RecordKind, RecordSealer, padme
@@ -105,8 +106,19 @@ class PackBuilder:
         self._chunks.append(chunk)
         self.size += len(chunk.sealed)
 
-    def sealed(self, records: RecordSealer, entropy: Callable[[int], bytes]) -> tuple[Toc, bytes]:
-        """The pack under a new random name: its table and the whole object."""
+    def sealed(
+        self,
+        records: RecordSealer,
+        entropy: Callable[[int], bytes],
+        join: Callable[[Sequence[bytes]], Bytes] = b"".join,
+    ) -> tuple[Toc, Bytes]:
+        """The pack under a new random name: its table and the whole object.
+
+        Args:
+            records: seals the table.
+            entropy: random bytes.
+            join: makes the whole of its parts.
+        """
         name = pack_name(entropy(RANDOM_BYTES))
         chunks, self._chunks, area = self._chunks, [], self.size
         random.Random(entropy(32)).shuffle(chunks)  # noqa: S311 - seeded with entropy
@@ -118,7 +130,7 @@ class PackBuilder:
         body = b"".join(entries)
         toc = records.seal(RecordKind.TOC, name, _HEAD.pack(self.kind.value, len(entries)) + body)
         rest = (entropy(padme(area) - area), toc, _TRAILER.pack(len(toc), _MAGIC))
-        whole = b"".join((*(chunk.sealed for chunk in chunks), *rest))
+        whole = join([*(chunk.sealed for chunk in chunks), *rest])
         return Toc(name, self.kind, len(whole), body), whole
 
 

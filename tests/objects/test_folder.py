@@ -25,7 +25,7 @@ from sealift.errors import (
 from sealift.testing.object_contracts import ObjectStoreContract, StoreCase, names
 from sealift.units import KiB
 from tests.conftest import Evidence
-from tests.objects.victim import NEW
+from tests.objects.victim import LARGE, NEW
 
 ROOT = Path(__file__).parents[2]
 OLD = b"old" * 50_000
@@ -246,6 +246,7 @@ def disturbed(place: Path, verb: str, inject: str) -> "subprocess.CompletedProce
 
 MUTATING = {
     "put": ("flock", "utimensat", "fsync", "renameat,renameat2,rename", "unlinkat,unlink"),
+    "large": ("fcntl", "write", "fsync"),
     "absent": ("mkdirat,mkdir", "fsync", "linkat,link", "unlinkat,unlink"),
     "match": ("flock", "fsync", "renameat,renameat2,rename"),
     "delete": ("flock", "unlinkat,unlink", "fsync"),
@@ -265,7 +266,7 @@ def judge(place: Path, verb: str) -> str:
     with closing(FolderObjectStore.open(place)) as store:
         found = store.get(name) if store.head(name) else b""
         before = b"" if verb == "absent" else OLD
-        after = b"" if verb == "delete" else NEW
+        after = {"delete": b"", "large": LARGE}.get(verb, NEW)
         assert found in (before, after)
         store.put("later", b"1")
         assert store.get("config") == b"1"

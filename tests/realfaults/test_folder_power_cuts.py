@@ -4,6 +4,7 @@ What a put or a delete returned for is there after the cut; what was under way i
 the folder can be gone on with.
 """
 
+import mmap
 import os
 import tempfile
 from contextlib import closing
@@ -13,6 +14,7 @@ from random import Random
 
 import pytest
 
+from connectors.local.direct import LEAST_BYTES
 from connectors.local.object_folder import FolderObjectStore
 from tests.conftest import Evidence
 from tests.realfaults.powercut import BlockLog, after_power_cut, logged_file_system, mount
@@ -23,6 +25,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 SEED = 7
 OPERATIONS = 60
 STATES = 110
+LARGE_SHARE = 0.1
+"""Of the puts: so large that they go past the page cache."""
 NAMES = ("config", "packs/0a/x", "packs/0a/y", "packs/1b/z", "commits/0001", "index/new/deep/a")
 
 
@@ -36,21 +40,30 @@ class Done:
     done: int
 
 
+def in_pages(data: bytes) -> memoryview:
+    """The same bytes in memory that begins at a page."""
+    pages = mmap.mmap(-1, len(data))
+    pages[:] = data
+    return memoryview(pages)
+
+
 def history(store: FolderObjectStore, log: BlockLog, random: Random) -> list[Done]:
     """Random calls, one after the other."""
     done = []
     for _ in range(OPERATIONS):
         name, begun = random.choice(NAMES), log.position()
         found = store.head(name)
-        data: bytes | None = random.randbytes(random.randrange(1, 60_000))
+        large = random.random() < LARGE_SHARE
+        size = LEAST_BYTES + random.randrange(10_000) if large else random.randrange(1, 60_000)
+        data: bytes | None = random.randbytes(size)
         if found is None:
-            store.put(name, data or b"", if_absent=True)
+            store.put(name, in_pages(data or b""), if_absent=True)
         elif random.random() < 0.3:
             store.delete(name)
             data = None
         else:
             version = found.version if random.random() < 0.5 else None
-            store.put(name, data or b"", if_match=version)
+            store.put(name, in_pages(data or b""), if_match=version)
         done.append(Done(name, data, begun, log.position()))
     return done
 

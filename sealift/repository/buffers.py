@@ -1,0 +1,63 @@
+"""Memory that packs are put together in, used again.
+
+A new buffer costs a page fault for each of its pages, which for a pack of 32 MiB takes longer than
+copying the chunks into it; and a store may hand memory that begins at a page to the disk as it is.
+"""
+
+import mmap
+import threading
+from collections.abc import Sequence
+
+from sealift.objects import Bytes
+from sealift.units import MiB
+
+LARGE_BYTES = MiB
+"""From here on a buffer of its own pays off."""
+_KEPT = 2
+
+
+class PageBuffers:
+    """Buffers that begin at a page. Thread-safe.
+
+    Memory: what is taken, and ``_KEPT`` buffers of the largest sizes that were given back.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._free: list[mmap.mmap] = []
+
+    def joined(self, parts: Sequence[bytes]) -> memoryview:
+        """The parts, one behind the other; give it back when it is not needed any more."""
+        view = self._taken(sum(map(len, parts)))
+        at = 0
+        for part in parts:
+            view[at : at + len(part)] = part
+            at += len(part)
+        return view
+
+    def give(self, data: Bytes) -> None:
+        """Use the memory of something that was ``joined`` again; anything else is left alone.
+
+        Nobody may look at it from now on: what is left of it is released.
+        """
+        if not isinstance(data, memoryview) or not isinstance(data.obj, mmap.mmap):
+            return
+        buffer = data.obj
+        data.release()
+        with self._lock:
+            self._free.append(buffer)
+            self._free.sort(key=len, reverse=True)
+            del self._free[_KEPT:]
+
+    def clear(self) -> None:
+        """Free what is not taken."""
+        with self._lock:
+            self._free.clear()
+
+    def _taken(self, size: int) -> memoryview:
+        with self._lock:
+            fitting = [buffer for buffer in self._free if len(buffer) >= size]
+            if fitting:
+                self._free.remove(fitting[-1])
+                return memoryview(fitting[-1])[:size]
+        return memoryview(mmap.mmap(-1, -(-size // LARGE_BYTES) * LARGE_BYTES))[:size]

@@ -4,10 +4,11 @@ import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sandbox.aws.launches import BootReport, CheckStatus, LaunchedInstance
+from sandbox.aws.launches import LaunchedInstance
 from sandbox.aws.server import AwsSandbox
 from sandbox.guest.image import GuestDisk, ImageFormat
 from sandbox.guest.landing import Landed, boot_landed
+from sandbox.reports import BootReport, CheckStatus
 from sealift.endpoints import Firmware
 
 

@@ -1,9 +1,10 @@
 """The offline AWS account: see ``AwsSandbox``."""
 
 from sandbox.aws.faults import Fault, FaultKind, RequestRecord
-from sandbox.aws.launches import BootReport, CheckStatus, LaunchedInstance
+from sandbox.aws.launches import LaunchedInstance
 from sandbox.aws.rules import Quotas, Rules
 from sandbox.aws.server import AwsSandbox
+from sandbox.reports import BootReport, CheckStatus
 
 __all__ = [
     "AwsSandbox",

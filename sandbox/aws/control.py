@@ -16,8 +16,9 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from sandbox.aws.faults import Armed, Fault, FaultBook, FaultKind, RequestLog
-from sandbox.aws.launches import BootReport, CheckStatus, LaunchBook
+from sandbox.aws.launches import LaunchBook
 from sandbox.aws.wire import Reply, Service, json_reply
+from sandbox.reports import BootReport, CheckStatus
 
 _log = logging.getLogger(__name__)
 TOKEN_HEADER = "x-sandbox-token"  # noqa: S105 - the header's name

@@ -13,7 +13,8 @@ from moto.ec2.responses import EC2Response
 from sandbox.aws.ec2_backend import SandboxEc2Backend, SandboxSnapshot
 from sandbox.aws.ec2_images import SandboxImage, refuse
 from sandbox.aws.ec2_launch import boot_mode_of, plan_launch
-from sandbox.aws.launches import BootReport, CheckStatus, LaunchBook
+from sandbox.aws.launches import LaunchBook
+from sandbox.reports import BootReport, CheckStatus
 
 _REACHABILITY = {
     CheckStatus.OK: "passed",

@@ -1,17 +1,11 @@
-"""Faults on demand, and the log of requests.
+"""The faults that calls to AWS can meet, and the log of its requests; see ``sandbox.faults``."""
 
-A fault waits for a call that fits it, lets ``skip`` of those pass, then hits ``times``
-times. One that nothing hit is named by ``unexercised()``: a test that asks for a fault
-which never happens proves nothing.
-"""
-
-import itertools
-import threading
-from collections import deque
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
+from typing import TypeAlias
 
+from sandbox import faults
 from sandbox.aws.wire import Call, Service
 from sealift.clock import Clock
 
@@ -112,21 +106,6 @@ class Fault:
 
 
 @dataclass(frozen=True, slots=True)
-class Armed:
-    """A fault with its number and what became of it so far."""
-
-    number: int
-    fault: Fault
-    seen: int
-    hits: int
-
-    @property
-    def spent(self) -> bool:
-        """Whether it will not hit again."""
-        return self.fault.times > 0 and self.hits >= self.fault.times
-
-
-@dataclass(frozen=True, slots=True)
 class RequestRecord:
     """One request as it arrived, and how it was answered (0: no answer was sent)."""
 
@@ -143,83 +122,21 @@ class RequestRecord:
     received_bytes: int
 
 
-class FaultBook:
-    """The faults of a sandbox; safe from several threads."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._numbers = itertools.count(1)
-        self._armed: dict[int, Armed] = {}
-        self._struck = threading.Event()
-
-    def add(self, fault: Fault) -> int:
-        """Arm a fault; its number."""
-        with self._lock:
-            number = next(self._numbers)
-            self._armed[number] = Armed(number, fault, 0, 0)
-            return number
-
-    def remove(self, number: int) -> None:
-        """Disarm one fault; harmless when unknown."""
-        with self._lock:
-            self._armed.pop(number, None)
-
-    def clear(self) -> None:
-        """Disarm and forget all."""
-        with self._lock:
-            self._armed.clear()
-
-    def all(self) -> tuple[Armed, ...]:
-        """Every fault that was added, spent ones too."""
-        with self._lock:
-            return tuple(self._armed.values())
-
-    def unexercised(self) -> tuple[Armed, ...]:
-        """The faults that hit nothing, or less often than was asked."""
-        return tuple(a for a in self.all() if a.hits < max(a.fault.times, 1))
-
-    def wait_struck(self, timeout_seconds: float) -> bool:
-        """Wait until any fault has hit a call."""
-        return self._struck.wait(timeout_seconds)
-
-    def strike(self, call: Call) -> Fault | None:
-        """The fault that hits this call; at most one, the oldest first.
-
-        Every fault that fits counts the call.
-        """
-        struck: Fault | None = None
-        with self._lock:
-            for number, armed in self._armed.items():
-                if not armed.fault.fits(call):
-                    continue
-                hit = struck is None and not armed.spent and armed.seen >= armed.fault.skip
-                self._armed[number] = Armed(
-                    number, armed.fault, armed.seen + 1, armed.hits + int(hit)
-                )
-                if hit:
-                    struck = armed.fault
-                    self._struck.set()
-        return struck
+Armed: TypeAlias = faults.Armed[Fault]
+FaultBook: TypeAlias = faults.FaultBook[Fault]
 
 
-class RequestLog:
+class RequestLog(faults.RecordLog[RequestRecord]):
     """The last requests, oldest first; safe from several threads."""
 
     def __init__(self, clock: Clock, limit: int = 200_000) -> None:
+        super().__init__(limit)
         self._clock = clock
-        self._records: deque[RequestRecord] = deque(maxlen=limit)
-        self._numbers = itertools.count(1)
-        self._added = threading.Condition()
-
-    def wait(self, count: int, operation: str | None = None, *, timeout_seconds: float) -> bool:
-        """Wait until so many requests of an operation were answered."""
-        with self._added:
-            return self._added.wait_for(lambda: self.count(operation) >= count, timeout_seconds)
 
     def add(self, call: Call, status: int, fault: Fault | None, sent_bytes: int) -> RequestRecord:
         """Take note of an answered request."""
         record = RequestRecord(
-            number=next(self._numbers),
+            number=self.next_number(),
             at=self._clock.now(),
             monotonic_seconds=self._clock.monotonic(),
             service=call.service,
@@ -231,25 +148,14 @@ class RequestLog:
             sent_bytes=sent_bytes,
             received_bytes=len(call.body),
         )
-        with self._added:
-            self._records.append(record)
-            self._added.notify_all()
-        return record
+        return self.append(record)
 
     def select(
         self, operation: str | None = None, snapshot_id: str | None = None
     ) -> tuple[RequestRecord, ...]:
         """The requests of an operation, of a snapshot, or all."""
-        return tuple(
-            r
-            for r in tuple(self._records)
-            if operation in (None, r.operation) and snapshot_id in (None, r.snapshot_id)
-        )
+        return tuple(r for r in self.of(operation) if snapshot_id in (None, r.snapshot_id))
 
     def count(self, operation: str | None = None, snapshot_id: str | None = None) -> int:
         """How many requests of that kind came in."""
         return len(self.select(operation, snapshot_id))
-
-    def clear(self) -> None:
-        """Forget all."""
-        self._records.clear()

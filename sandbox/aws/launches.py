@@ -4,7 +4,6 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from enum import Enum
 
 from moto.core.responses import ActionResult
 from moto.ec2.models.instances import Instance
@@ -12,17 +11,10 @@ from moto.ec2.models.instances import Instance
 from sandbox.aws.ec2_backend import SandboxEc2Backend
 from sandbox.aws.ec2_images import SandboxImage, refuse
 from sandbox.aws.rules import Rules
+from sandbox.reports import BootReport, CheckStatus
 from sealift.clock import Clock
 
 _log = logging.getLogger(__name__)
-
-
-class CheckStatus(Enum):
-    """Outcome of an instance's status check (EC2 API, ``SummaryStatus``)."""
-
-    INITIALIZING = "initializing"
-    OK = "ok"
-    IMPAIRED = "impaired"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +38,6 @@ class LaunchedInstance:
     boot_mode: str
     root_device_name: str
     volumes: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class BootReport:
-    """What booting the volumes showed."""
-
-    status: CheckStatus
-    console: bytes = b""
-    screenshot: bytes = b""
 
 
 BootHook = Callable[[LaunchedInstance], BootReport]

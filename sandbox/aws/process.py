@@ -14,7 +14,7 @@ from typing import Any
 
 from sandbox.aws.control import TOKEN_HEADER
 from sandbox.aws.faults import Fault
-from sandbox.aws.launches import BootReport
+from sandbox.reports import BootReport
 
 _STOP_SECONDS = 10
 

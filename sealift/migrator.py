@@ -49,7 +49,7 @@ class Migrator(Replicator[Ports]):
 
     def __init__(self, ports: Ports, ledger: Ledger) -> None:
         super().__init__(ports, ledger)
-        self._cutover = CutoverSteps(ports, ledger)
+        self._cutover = self._steps(ledger)
         self._effects |= {
             Action.STOP_SOURCE: self._cutover.stop_source,
             Action.FENCE: self._cutover.fence,
@@ -65,6 +65,10 @@ class Migrator(Replicator[Ports]):
             Action.UNPUBLISH: self._cutover.unpublish,
             Action.FINISH_UNDO: self._cutover.finish_undo,
         }
+
+    def _steps(self, ledger: Ledger) -> CutoverSteps:
+        """The steps of a cutover over our ports, and a record that need not be saved."""
+        return CutoverSteps(self._ports, ledger)
 
     @property
     def rounds_come_first(self) -> bool:
@@ -255,7 +259,7 @@ class Migrator(Replicator[Ports]):
         if not self._ledger.save_failed:
             return bool(ledger.now.cutover and ledger.now.cutover.resumed)
         try:
-            CutoverSteps(self._ports, ledger).bring_back()
+            self._steps(ledger).bring_back()
         except SealiftError:
             return False
         return True

@@ -139,6 +139,13 @@ class RepositoryTarget:
             raise PointLostError(f"snapshot {ref.id} is not complete")
         return RepositoryReader(self._repository, tree, ref.id)
 
+    def changes(self, ref: SnapshotRef, since: SnapshotRef) -> DiskReader:
+        """See ``PointKeeper.changes``; by the trees alone."""
+        base = self._sealed_tree(since.id)
+        return RepositoryReader(
+            self._repository, self._sealed_tree(ref.id), f"{ref.id} since {since.id}", base
+        )
+
     def delete_snapshot(self, snapshot_id: str) -> None:
         """See ``ReplicaTarget.delete_snapshot``; sealed points are for the retention to drop."""
         with self._lock:

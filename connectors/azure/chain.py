@@ -34,13 +34,14 @@ _GENERATION = "sealift_generation"
 
 
 class State(Enum):
-    """See the module's text; POINT is what a blob snapshot says."""
+    """See the module's text; POINT is what a blob snapshot says, IMAGE what a copy of one says."""
 
     PENDING = "pending"
     DONE = "done"
     RESET = "reset"
     VOID = "void"
     POINT = "point"
+    IMAGE = "image"
 
 
 @dataclass(frozen=True, slots=True)

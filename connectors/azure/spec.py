@@ -37,6 +37,13 @@ class Method(Enum):
     """One upload straight into the managed disk of the machine; one round only."""
 
 
+class OsType(Enum):
+    """What the boot disk is said to hold; decides licence and agents, not how it boots."""
+
+    LINUX = "Linux"
+    WINDOWS = "Windows"
+
+
 @dataclass(frozen=True, slots=True)
 class AzureSpec:
     """Where a migration goes to, and how.
@@ -54,6 +61,7 @@ class AzureSpec:
         vm_size: None chooses the smallest that fits.
         security_type: of the machine.
         disk_sku: of its disks.
+        os_type: of the boot disk.
         zone: availability zone of disks and machine.
         method: see ``Method``.
         tags: of the user's own, on everything.
@@ -75,6 +83,7 @@ class AzureSpec:
     vm_size: str | None = None
     security_type: SecurityType = SecurityType.STANDARD
     disk_sku: DiskSku = DiskSku.PREMIUM_LRS
+    os_type: OsType = OsType.LINUX
     zone: str | None = None
     method: Method = Method.STAGING
     tags: Mapping[str, str] = field(default_factory=dict)

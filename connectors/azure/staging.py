@@ -98,7 +98,7 @@ class Staging:
             parent=None if base_point is None else base_point.label.seq,
             generation=uuid.uuid4().hex,
         )
-        with _races_again(name):
+        with races_again(name):
             self._prepare(chain, wanted, base_point, size + FOOTER_BYTES)
         return ref
 
@@ -283,7 +283,7 @@ class Staging:
                     next_step="run the same command again: it starts a new round",
                     snapshot=snapshot,
                 )
-            with _races_again(name):
+            with races_again(name):
                 self._snapshot(name, base, label)  # type: ignore[arg-type]
             chain = self.chains.of(name)
         self._drop(chain.points[seq][1:])
@@ -323,7 +323,7 @@ class Staging:
         if base is None or label is None:
             return
         if label.state is State.PENDING and label.seq == seq:
-            with _races_again(chain.name):
+            with races_again(chain.name):
                 self._relabel(chain.name, base.etag, replace(label, state=State.DONE))
 
     # ------------------------------------------------------------------ state, deletion
@@ -367,7 +367,7 @@ class Staging:
         if label.seq != seq or label.state is State.VOID:
             return
         try:
-            with _races_again(name):
+            with races_again(name):
                 self._relabel(name, base.etag, replace(label, state=State.VOID))
         except LockedError as error:
             log.info("blob %s is not voided: %s", name, error.message)
@@ -388,6 +388,20 @@ class Staging:
                 self.clients.blob(name).delete_blob(delete_snapshots="include")
         except MissingError:
             log.debug("blob %s is gone already", name)
+
+    def owned(self) -> list[str]:
+        """Every point of the migration, complete or not."""
+        found = []
+        for name, chain in self.chains.below(f"{self.owner.migration_id}/").items():
+            label = chain.base.label if chain.base is not None else None
+            if label is not None and label.state is State.IMAGE:
+                continue
+            numbers = set(chain.points)
+            if label is not None and label.migration == self.owner.migration_id:
+                pending = label.state in (State.PENDING, State.RESET)
+                numbers |= {label.seq} if pending or not numbers else set()
+            found += [snapshot_id(name, seq) for seq in sorted(numbers)]
+        return found
 
     def parsed(self, snapshot: str) -> tuple[str, int]:
         """Blob and number; refused when it is not this migration's.
@@ -425,7 +439,7 @@ def _is_exactly(base: Base, parent: Point, size: int) -> bool:
     )
 
 
-class _races_again:
+class races_again:
     """A condition that was not met means that somebody else was faster: look again."""
 
     def __init__(self, name: str) -> None:

@@ -1,17 +1,34 @@
 """Azure behind the cloud port: one object per migration, driven by values only."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
+from connectors.azure.consoles import Consoles
+from connectors.azure.disks import Disks
+from connectors.azure.image_blobs import ImageBlobs
+from connectors.azure.machines import Machines
 from connectors.azure.names import Owner
+from connectors.azure.network import Cards
+from connectors.azure.operations import Operations
 from connectors.azure.page_reader import PageBlobReader
 from connectors.azure.page_writer import PageBlobWriter
+from connectors.azure.preflight import Preflight
 from connectors.azure.session import AzureClients
+from connectors.azure.sizes import Sizes
 from connectors.azure.spec import AzureSpec
 from connectors.azure.staging import Staging, disk_bytes
 from sealift.cancel import CancelToken
 from sealift.clock import Clock
 from sealift.disk import DiskWriter
-from sealift.endpoints import PointInfo, SnapshotRef, SnapshotState, SourceVm, VmDisk
+from sealift.endpoints import (
+    Check,
+    Health,
+    MachineConsole,
+    PointInfo,
+    SnapshotRef,
+    SnapshotState,
+    SourceVm,
+    VmDisk,
+)
 from sealift.errors import PointLostError
 from sealift.wait import Waiter
 
@@ -44,9 +61,27 @@ class AzureTarget:
         self._owner = Owner(migration_id, spec.tags)
         self._shared = clients is not None
         self.clients = clients or AzureClients(spec)
-        self._staging = Staging(
-            self.clients, self._owner, self._waiter, spec.operation_timeout_seconds
+        timeout = spec.operation_timeout_seconds
+        operations = Operations(self._waiter, timeout)
+        self._staging = Staging(self.clients, self._owner, self._waiter, timeout)
+        self._images = ImageBlobs(self._staging)
+        self._disks = Disks(self.clients, spec, self._owner, operations)
+        self._cards = Cards(self.clients, spec, self._owner, operations)
+        self._sizes = Sizes(self.clients, spec)
+        self._machines = Machines(
+            self.clients,
+            spec,
+            self._owner,
+            operations,
+            self._disks,
+            self._cards,
+            self._images,
+            self._sizes,
         )
+
+    def preflight(self, vm: SourceVm) -> Sequence[Check]:
+        """See ``Preflight.run``."""
+        return Preflight(self.clients, self._spec, self._machines, self._sizes).run(vm)
 
     def begin_snapshot(self, seq: int, disk: VmDisk, parent: SnapshotRef | None) -> SnapshotRef:
         """See ``Staging.begin``."""
@@ -94,6 +129,78 @@ class AzureTarget:
     def delete_snapshot(self, snapshot_id: str) -> None:
         """See ``Staging.delete``."""
         self._staging.delete(snapshot_id)
+
+    def publish(self, seq: int, vm: SourceVm, snapshots: Mapping[str, SnapshotRef]) -> str:
+        """See ``ImageBlobs.publish``."""
+        return self._images.publish(seq, vm, snapshots)
+
+    def unpublish(self, image_id: str) -> None:
+        """See ``ImageBlobs.unpublish``."""
+        self._images.unpublish(image_id)
+
+    def launch(self, seq: int, attempt: int, image_id: str, vm: SourceVm) -> str:
+        """See ``Machines.launch``."""
+        return self._machines.launch(seq, attempt, image_id, vm)
+
+    def find_launched(self, seq: int, attempt: int) -> str | None:
+        """See ``Machines.find_launched``."""
+        return self._machines.find_launched(seq, attempt)
+
+    def health(self, instance_id: str) -> Health:
+        """See ``Machines.health``."""
+        return self._machines.health(instance_id)
+
+    def console(self, instance_id: str) -> MachineConsole:
+        """See ``Consoles.of``."""
+        return Consoles(self.clients, self._spec).of(self._machines.name_of(instance_id))
+
+    def terminate(self, instance_id: str) -> None:
+        """See ``Machines.terminate``."""
+        self._machines.terminate(instance_id)
+
+    def owned(self) -> Sequence[str]:
+        """Ids of machines, cards, disks, images and points with the migration's name."""
+        cards = [str(card.id) for card in self._cards.owned({})]
+        disks = [str(disk.id) for disk in self._disks.owned({})]
+        return [
+            *self._machines.owned(),
+            *cards,
+            *disks,
+            *self._images.owned(),
+            *self._staging.owned(),
+        ]
+
+    def sweep(self, keep: frozenset[str]) -> Sequence[str]:
+        """Remove everything of this migration except ``keep`` and what that stands on.
+
+        In the order of use: machines with their cards and disks, cards, disks, images,
+        points. Cards and disks of a kept machine stay. Run it again after a failure: it
+        removes what is left.
+
+        Raises:
+            TransientError: something is not gone yet, or still in use.
+        """
+        return list(self._swept(keep))
+
+    def _swept(self, keep: frozenset[str]) -> Iterator[str]:
+        kept = tuple(f"{i.rpartition('/')[2]}-" for i in keep if "/virtualMachines/" in i)
+        for machine in [i for i in self._machines.owned() if i not in keep]:
+            self._machines.terminate(machine)
+            yield machine
+        for card in list(self._cards.owned({})):
+            if not str(card.name).startswith(kept or ("/",)) and card.id not in keep:
+                self._cards.delete(str(card.name))
+                yield str(card.id)
+        for disk in list(self._disks.owned({})):
+            if not str(disk.name).startswith(kept or ("/",)) and disk.id not in keep:
+                self._disks.delete(str(disk.name))
+                yield str(disk.id)
+        for image in [i for i in self._images.owned() if i not in keep]:
+            self._images.unpublish(image)
+            yield image
+        for point in [p for p in self._staging.owned() if p not in keep]:
+            self._staging.delete(point)
+            yield point
 
     def close(self) -> None:
         """Free connections; what was made stays."""

@@ -14,6 +14,8 @@ from connectors.azure.page_writer import BLOCK_BYTES
 from connectors.azure.session import AzureClients
 from connectors.azure.spec import AzureSpec
 from connectors.azure.target import AzureTarget
+from sandbox.azure.faults import Fault, FaultKind
+from sandbox.azure.machines import LaunchedMachine
 from sandbox.azure.server import AzureSandbox
 from sealift.endpoints import Firmware, SnapshotRef, SourceVm, VmDisk
 from sealift.retry import Retrier, RetryPolicy
@@ -86,6 +88,14 @@ class Subscription:
             data: bytes = blob.download_blob().readall()
         return data[: ref.size]
 
+    def fault(self, kind: FaultKind, operation: str, **more: Any) -> None:
+        """Arm one fault."""
+        self.box.faults.add(Fault(kind, operation, **more))
+
+    def machine(self, instance_id: str) -> LaunchedMachine:
+        """What the sandbox says of a machine."""
+        return next(m for m in self.box.machines() if m.id.lower() == instance_id.lower())
+
     def retrier(self) -> Retrier:
         """The engine's retry layer on the virtual clock."""
         return Retrier(RetryPolicy(), self.clock)
@@ -119,11 +129,18 @@ def module_environment() -> Iterator[pytest.MonkeyPatch]:
 
 
 @pytest.fixture(scope="module")
+def clock() -> VirtualClock:
+    return VirtualClock()
+
+
+@pytest.fixture(scope="module")
 def shared_box(
-    tmp_path_factory: pytest.TempPathFactory, module_environment: pytest.MonkeyPatch
+    tmp_path_factory: pytest.TempPathFactory,
+    module_environment: pytest.MonkeyPatch,
+    clock: VirtualClock,
 ) -> Iterator[AzureSandbox]:
     """One sandbox for a module: Azurite takes a second to start. Tests use own migrations."""
-    with AzureSandbox(tmp_path_factory.mktemp("azure"), clock=VirtualClock()) as box:
+    with AzureSandbox(tmp_path_factory.mktemp("azure"), clock=clock) as box:
         for name, value in box.environment().items():
             module_environment.setenv(name, value)
         yield box
@@ -136,16 +153,20 @@ def spec_of(box: AzureSandbox) -> AzureSpec:
         resource_group=box.resource_group,
         storage_account=box.storage_account,
         container=box.container,
-        subnet_id=getattr(box, "subnet_id", ""),
+        subnet_id=box.subnet_id,
+        network_security_group_id=box.network_security_group_id,
         blob_endpoint=box.blob_endpoint,
-        endpoint=getattr(box, "endpoint", None),
+        endpoint=box.endpoint,
         concurrency=4,
     )
 
 
 @pytest.fixture
-def subscription(shared_box: AzureSandbox, tmp_path: Path) -> Iterator[Subscription]:
+def subscription(
+    shared_box: AzureSandbox, clock: VirtualClock, tmp_path: Path
+) -> Iterator[Subscription]:
     spec = spec_of(shared_box)
     clients = AzureClients(spec)
-    yield Subscription(shared_box, VirtualClock(), spec, tmp_path, clients)
+    yield Subscription(shared_box, clock, spec, tmp_path, clients)
     clients.close()
+    shared_box.faults.clear()

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from flows import assembly
 from flows.places import cache_home, state_home
 from flows.unlocking import secret_of
-from sealift.config_repository import ReplicationPlan, RepositoryPlan, S3Plan
+from sealift.config_places import BlobPlan, S3Plan
+from sealift.config_repository import ReplicationPlan, RepositoryPlan
 from sealift.errors import RepositoryRolledBackError, UsageError
 from sealift.host_limits import check_address_space
 from sealift.objects import ObjectStore
@@ -29,6 +30,7 @@ from sealift.store import FileStateStore, StateStore
 
 if TYPE_CHECKING:
     from connectors.aws.object_s3 import S3Spec
+    from connectors.azure.object_blob import BlobSpec
 
 _KNOWN_ID = "repository-id"
 
@@ -79,7 +81,7 @@ def object_store(
 
 def options_of(plan: ReplicationPlan) -> RepositoryOptions:
     """How the plan's repository writes: locked, where the plan says so."""
-    lock = plan.repository.s3.lock if plan.repository.s3 else None
+    lock = plan.repository.lock
     return RepositoryOptions(lock_seconds=lock.keep if lock else 0.0)
 
 
@@ -93,8 +95,10 @@ def bare_store(plan: RepositoryPlan, around: assembly.Around, *, create: bool) -
         from connectors.local.object_folder import FolderObjectStore
 
         return FolderObjectStore.open(plan.folder, create=create, clock=around.clock)
+    if plan.azure is not None:
+        return _container(plan.azure, around)
     if plan.s3 is None:
-        raise ValueError("a plan has a folder or a bucket")
+        raise ValueError("a plan has a folder, a bucket or a container")
     return _bucket(plan.s3, around)
 
 
@@ -111,7 +115,11 @@ def store_findings(plan: ReplicationPlan, around: assembly.Around) -> Iterator[F
 
 
 def _rules(plan: RepositoryPlan) -> Iterator[Finding]:
-    """What the owner of a bucket has set for it."""
+    """What the owner of a bucket or container has set for it."""
+    if plan.azure is not None:
+        from connectors.azure.container_rules import container_findings
+
+        yield from container_findings(_container_spec(plan.azure))
     if plan.s3 is None:
         return
     from connectors.aws.bucket_rules import bucket_findings
@@ -139,6 +147,25 @@ def _bucket_spec(plan: S3Plan) -> "S3Spec":
         endpoint=plan.endpoint,
         owner=plan.owner,
         lock_mode=LockMode(plan.lock.mode.upper()) if plan.lock else None,
+    )
+
+
+def _container(plan: BlobPlan, around: assembly.Around) -> ObjectStore:
+    from connectors.azure.object_blob import BlobObjectStore
+
+    return BlobObjectStore(_container_spec(plan), clock=around.clock)
+
+
+def _container_spec(plan: BlobPlan) -> "BlobSpec":
+    from connectors.azure.object_blob import BlobSpec, LockMode
+
+    modes = {"governance": LockMode.UNLOCKED, "compliance": LockMode.LOCKED}
+    return BlobSpec(
+        account=plan.account,
+        container=plan.container,
+        prefix=f"{plan.prefix}/" if plan.prefix else "",
+        endpoint=plan.endpoint,
+        lock_mode=modes[plan.lock.mode] if plan.lock else None,
     )
 
 

@@ -10,9 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from converters.process import Limits, run
 from sealift.cancel import CancelToken
-from sealift.config_repository import KeyPlan, KmsPlan
+from sealift.config_places import KeyVaultPlan, KmsPlan
+from sealift.config_repository import KeyPlan
 from sealift.errors import ToolError, UsageError
 from sealift.sealing.secrets import KeyFile, Passphrase, RecoveryCode
 from sealift.sealing.slots import KeyWrapper, Secret
@@ -49,6 +52,8 @@ def secret_of(
     """
     if key.kms is not None:
         return key_service(key.kms)
+    if key.key_vault is not None:
+        return key_vault(key.key_vault)
     if key.key_file is not None:
         return KeyFile.parse(read_secret_file(key.key_file, "repository.key.key_file"))
     if key.recovery_file is not None:
@@ -82,6 +87,33 @@ def key_service(plan: KmsPlan) -> KeyWrapper:
     from connectors.aws.session import AwsClients
 
     return KmsWrapper(AwsClients(_Kms(plan.region, plan.profile, plan.endpoint)), plan.key)
+
+
+def key_vault(plan: KeyVaultPlan) -> KeyWrapper:
+    """The key of Azure Key Vault that the plan names."""
+    from connectors.azure.key_vault import KeyVaultSpec, KeyVaultWrapper
+
+    return KeyVaultWrapper(KeyVaultSpec(plan.vault_url, plan.key, plan.version))
+
+
+def key_vault_of(address: str) -> KeyVaultPlan:
+    """The key that its identifier names, as the portal shows it.
+
+    Args:
+        address: ``https://NAME.vault.azure.net/keys/KEY``, with ``/VERSION`` or without.
+
+    Raises:
+        UsageError: it is none.
+    """
+    url, _, rest = address.partition("/keys/")
+    key, _, version = rest.partition("/")
+    try:
+        return KeyVaultPlan(vault_url=url, key=key, version=version or None)
+    except ValidationError:
+        raise UsageError(
+            f"{address!r} is not the identifier of a key",
+            next_step="give https://NAME.vault.azure.net/keys/KEY, with /VERSION or without",
+        ) from None
 
 
 def read_secret_file(path: Path, where: str) -> bytes:

@@ -2,10 +2,17 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from sealift.config_model import PlanModel, Text
 from sealift.config_types import CommaList, CommaPairs, Duration
+
+AwsRegion = Annotated[
+    Text | None, Field(description="Region name; default: that of the profile or of AWS_REGION")
+]
+AwsProfile = Annotated[Text | None, Field(description="Profile of the shared AWS configuration")]
+AwsEndpoint = Annotated[Text, StringConstraints(pattern=r"^https?://[^/\s@]+/?$")] | None
+"""URL of a service, without a path."""
 
 
 class AwsPlan(PlanModel):
@@ -17,15 +24,10 @@ class AwsPlan(PlanModel):
     security_groups: Annotated[tuple[Text, ...], CommaList] = Field(
         min_length=1, max_length=16, description="Security group ids of the launched machine"
     )
-    region: Text | None = Field(
-        default=None, description="Region name; default: that of the profile or of AWS_REGION"
-    )
-    profile: Text | None = Field(
-        default=None, description="Profile of the shared AWS configuration"
-    )
-    endpoint: Text | None = Field(
+    region: AwsRegion = None
+    profile: AwsProfile = None
+    endpoint: AwsEndpoint = Field(
         default=None,
-        pattern=r"^https?://[^/\s@]+/?$",
         description="URL used for every service, as for a sandbox; default: AWS_ENDPOINT_URL",
     )
     instance_type: Text | None = Field(

@@ -5,12 +5,15 @@ The patterns are those of Microsoft's "Naming rules and restrictions for Azure r
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from sealift.config_model import PlanModel, Text
 from sealift.config_types import CommaPairs
 
-_HTTPS = r"^https://[^/\s@]+(/[A-Za-z0-9-]+)?/?$"
+AzureEndpoint = (
+    Annotated[Text, StringConstraints(pattern=r"^https://[^/\s@]+(/[A-Za-z0-9-]+)?/?$")] | None
+)
+"""URL of a service; tokens are sent there, so it has to be https."""
 _NETWORK = r"(?i)^/subscriptions/[^/\s]+/resourceGroups/[^/\s]+/providers/Microsoft\.Network"
 
 
@@ -51,15 +54,13 @@ class AzurePlan(PlanModel):
         pattern=r"^[a-z0-9]+$",
         description="Location, as westeurope; default: that of the resource group",
     )
-    endpoint: Text | None = Field(
+    endpoint: AzureEndpoint = Field(
         default=None,
-        pattern=_HTTPS,
         description="URL of the Azure Resource Manager, as for another cloud or a sandbox; "
         "default: the public cloud",
     )
-    blob_endpoint: Text | None = Field(
+    blob_endpoint: AzureEndpoint = Field(
         default=None,
-        pattern=_HTTPS,
         description="URL of the storage account's blobs; default: "
         "https://STORAGE_ACCOUNT.blob.core.windows.net",
     )

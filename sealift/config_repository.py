@@ -5,12 +5,13 @@ command line and Prefect, unknown keys refused. No field holds a secret; fields 
 """
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from sealift.config import QemuSource, Source, Target
 from sealift.config_model import MigrationId, PlanModel, Text
+from sealift.config_places import BlobPlan, KeyVaultPlan, KmsPlan, LockPlan, S3Plan
 from sealift.config_types import AbsolutePath, BlockCount, CommaList, Duration, Rate
 from sealift.errors import UsageError
 from sealift.lineage import LossPolicy
@@ -30,73 +31,9 @@ VariableName = Annotated[
 ]
 _SOURCES = (
     *("passphrase_file", "passphrase_variable", "passphrase_command"),
-    *("key_file", "recovery_file", "kms"),
+    *("key_file", "recovery_file", "kms", "key_vault"),
 )
-
-
-class LockPlan(PlanModel):
-    """Object lock: not even an intruder with all our credentials deletes what points need."""
-
-    mode: Literal["governance", "compliance"] = Field(
-        description="Who may end a lock before its time: governance, those with a permission of "
-        "its own; compliance, nobody"
-    )
-    keep: Duration = Field(
-        default=30 * 86_400.0,
-        ge=86_400.0,
-        description="How long an object is locked; renewed each quarter of it for as long as a "
-        "point needs it, so prune frees nothing sooner",
-    )
-
-
-class S3Plan(PlanModel):
-    """A bucket; credentials come from the standard AWS configuration, never from here."""
-
-    bucket: Text = Field(
-        pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", description="Name of the bucket"
-    )
-    prefix: str = Field(
-        default="",
-        pattern=r"^([a-z0-9._-]+(/[a-z0-9._-]+)*)?$",
-        max_length=512,
-        description="Folder in the bucket, as backup/web; the repository has it for itself",
-    )
-    region: Text | None = Field(
-        default=None, description="Region name; default: that of the profile or of AWS_REGION"
-    )
-    profile: Text | None = Field(
-        default=None, description="Profile of the shared AWS configuration"
-    )
-    endpoint: Text | None = Field(
-        default=None,
-        pattern=r"^https?://[^/\s@]+/?$",
-        description="URL of an S3 service that is not AWS; default: AWS_ENDPOINT_URL",
-    )
-    owner: Text | None = Field(
-        default=None,
-        pattern=r"^[0-9]{12}$",
-        description="Account that the bucket belongs to; one of another account is refused",
-    )
-    lock: LockPlan | None = Field(
-        default=None, description="Object lock; the bucket must have been made with it"
-    )
-
-
-class KmsPlan(PlanModel):
-    """A key of AWS KMS that wraps the repository's key."""
-
-    key: Text = Field(description="KMS key id, alias or ARN")
-    region: Text | None = Field(
-        default=None, description="Region name; default: that of the profile or of AWS_REGION"
-    )
-    profile: Text | None = Field(
-        default=None, description="Profile of the shared AWS configuration"
-    )
-    endpoint: Text | None = Field(
-        default=None,
-        pattern=r"^https?://[^/\s@]+/?$",
-        description="URL of the KMS service; default: AWS_ENDPOINT_URL",
-    )
+_PLACES = ("folder", "s3", "azure")
 
 
 class KeyPlan(PlanModel):
@@ -125,6 +62,9 @@ class KeyPlan(PlanModel):
     kms: KmsPlan | None = Field(
         default=None, description="A key of AWS KMS that wraps the repository's key"
     )
+    key_vault: KeyVaultPlan | None = Field(
+        default=None, description="An RSA key of Azure Key Vault that wraps the repository's key"
+    )
 
     @model_validator(mode="after")
     def _one(self) -> Self:
@@ -139,9 +79,12 @@ class RepositoryPlan(PlanModel):
     """Where sealed points are kept, and what opens them."""
 
     folder: AbsolutePath | None = Field(
-        default=None, description="Folder of the repository; either this or s3"
+        default=None, description="Folder of the repository; either this, s3 or azure"
     )
     s3: S3Plan | None = Field(default=None, description="Bucket of the repository")
+    azure: BlobPlan | None = Field(
+        default=None, description="Container of Azure Blob Storage of the repository"
+    )
     key: KeyPlan = Field(description="What opens the repository: exactly one of these")
     cache: AbsolutePath | None = Field(
         default=None,
@@ -151,9 +94,15 @@ class RepositoryPlan(PlanModel):
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:
-        if (self.folder is None) == (self.s3 is None):
-            raise ValueError("set exactly one of folder, s3")
+        if sum(getattr(self, name) is not None for name in _PLACES) != 1:
+            raise ValueError(f"set exactly one of {', '.join(_PLACES)}")
         return self
+
+    @property
+    def lock(self) -> LockPlan | None:
+        """Of objects, wherever they are."""
+        place = self.s3 or self.azure
+        return place.lock if place else None
 
 
 class RetentionPlan(PlanModel):

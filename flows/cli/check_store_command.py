@@ -41,6 +41,8 @@ def check_store(output: Output, plan: ReplicationPlan) -> None:
 def _place(plan: ReplicationPlan) -> str:
     """The store's name before it is opened."""
     at = plan.repository
+    if at.azure is not None:
+        return f"azure://{at.azure.account}/{at.azure.container}/{at.azure.prefix}".rstrip("/")
     return f"folder:{at.folder}" if at.s3 is None else f"s3://{at.s3.bucket}/{at.s3.prefix}"
 
 

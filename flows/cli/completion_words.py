@@ -32,6 +32,7 @@ _OPTION_VALUES: dict[str, Kind | list[str]] = {
     "--id": Kind.MIGRATIONS,
     "--key-file": Kind.FILES,
     "--kms": Kind.NOTHING,
+    "--key-vault": Kind.NOTHING,
     "--kind": ["migration", "replication"],
     "--on-tracking-loss": _LOSS,
     "--output": Kind.FOLDERS,

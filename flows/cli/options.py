@@ -182,6 +182,7 @@ NOT_FIELDS = frozenset(
         "ID",
         "JSON",
         "KEY_FILE",
+        "KEY_VAULT",
         "KIND",
         "KMS",
         "MASS_REMOVAL",

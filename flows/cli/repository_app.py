@@ -199,6 +199,15 @@ KmsOption = Annotated[
     str | None,
     typer.Option("--kms", envvar="SEALIFT_KMS", help="Id, alias or ARN of an AWS KMS key."),
 ]
+KeyVaultOption = Annotated[
+    str | None,
+    typer.Option(
+        "--key-vault",
+        envvar="SEALIFT_KEY_VAULT",
+        help="Identifier of an RSA key of Azure Key Vault, as "
+        "https://NAME.vault.azure.net/keys/KEY.",
+    ),
+]
 
 
 @keys.command(
@@ -215,13 +224,14 @@ def keys_add(
     passphrase_file: PassphraseOption = None,
     recovery: RecoveryOption = None,
     kms: KmsOption = None,
+    key_vault: KeyVaultOption = None,
     json: JsonOption = False,
 ) -> None:
     """Let one more secret open the repository."""
     with invocation("repository keys add", machine=json, plan=plan) as output:
         from flows.cli import plans, repository_commands
 
-        new = repository_commands.NewKey(key_file, passphrase_file, recovery, kms)
+        new = repository_commands.NewKey(key_file, passphrase_file, recovery, kms, key_vault)
         repository_commands.keys_add(output, plans.replication(plan, sets).plan, new)
 
 
@@ -239,6 +249,7 @@ def keys_new_epoch(
     passphrase_file: PassphraseOption = None,
     recovery: RecoveryOption = None,
     kms: KmsOption = None,
+    key_vault: KeyVaultOption = None,
     drop: Annotated[
         list[str] | None,
         typer.Option(
@@ -257,7 +268,7 @@ def keys_new_epoch(
     with invocation("repository keys new-epoch", machine=json, plan=plan) as output:
         from flows.cli import plans, repository_commands
 
-        more = repository_commands.NewKey(key_file, passphrase_file, recovery, kms)
+        more = repository_commands.NewKey(key_file, passphrase_file, recovery, kms, key_vault)
         chosen = plans.replication(plan, sets).plan
         repository_commands.keys_new_epoch(output, chosen, more, drop or [])
 

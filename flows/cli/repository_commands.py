@@ -3,15 +3,23 @@
 import os
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from flows import repositories
 from flows.cli.output import Output
 from flows.cli.repository_lines import EpochBegun, KeysChanged, KeysListed, KeySlot, RepositoryMade
 from flows.cli.repository_runs import at_repository, opened
-from flows.unlocking import key_service, passphrase_of, read_secret_file, secret_of
-from sealift.config_repository import KeyPlan, KmsPlan, ReplicationPlan
+from flows.unlocking import (
+    key_service,
+    key_vault,
+    key_vault_of,
+    passphrase_of,
+    read_secret_file,
+    secret_of,
+)
+from sealift.config_places import KmsPlan
+from sealift.config_repository import KeyPlan, ReplicationPlan
 from sealift.errors import UsageError
 from sealift.repository.epochs import begin_epoch
 from sealift.repository.session import Repository
@@ -34,12 +42,19 @@ class NewKey:
         passphrase_file: whose first line is a passphrase.
         recovery: file for a new recovery code, which is written there and nowhere else.
         kms: a key of AWS KMS.
+        key_vault: identifier of a key of Azure Key Vault.
     """
 
     key_file: Path | None = None
     passphrase_file: Path | None = None
     recovery: Path | None = None
     kms: str | None = None
+    key_vault: str | None = None
+
+    @property
+    def count(self) -> int:
+        """How many are named."""
+        return sum(getattr(self, field.name) is not None for field in fields(self))
 
 
 def init(output: Output, plan: ReplicationPlan, recovery: Path | None, *, fips: bool) -> None:
@@ -119,14 +134,15 @@ def keys_add(output: Output, plan: ReplicationPlan, new: NewKey) -> None:
 
 
 def _new_secret(new: NewKey) -> Secret:
-    given = [v for v in (new.key_file, new.passphrase_file, new.recovery, new.kms) if v is not None]
-    if len(given) != 1:
+    if new.count != 1:
         raise UsageError(
-            "name exactly one of --key-file, --passphrase-file, --recovery and --kms",
+            "name exactly one of --key-file, --passphrase-file, --recovery, --kms and --key-vault",
             next_step="the command with --help has examples",
         )
     if new.kms is not None:
         return key_service(KmsPlan(key=new.kms))
+    if new.key_vault is not None:
+        return key_vault(key_vault_of(new.key_vault))
     if new.passphrase_file is not None:
         return passphrase_of(KeyPlan(passphrase_file=new.passphrase_file.absolute()), {})
     if new.key_file is not None:

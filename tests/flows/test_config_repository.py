@@ -99,6 +99,24 @@ def test_the_environment_alone_is_enough_to_restore() -> None:
         (("passphrase_file: /etc/pass", "passphrase: secret"), "unknown key"),
         (("folder: /srv/points", "s3: {bucket: Points}"), "does not fit"),
         (("folder: /srv/points", "s3: {bucket: points, prefix: ../x/}"), "does not fit"),
+        (("folder: /srv", "azure: {account: a1b, container: c-d}\n  folder: /srv"), "exactly one"),
+        (("folder: /srv/points", "azure: {account: Abc, container: points}"), "does not fit"),
+        (("folder: /srv/points", "azure: {account: abc, container: a--b}"), "does not fit"),
+        (
+            ("folder: /srv/points", "azure: {account: abc, container: c-d, endpoint: http://a}"),
+            "does not fit",
+        ),
+        (
+            ("passphrase_file: /etc/pass", "key_vault: {vault_url: http://a, key: k}"),
+            "does not fit",
+        ),
+        (
+            (
+                "passphrase_file: /etc/pass",
+                "kms: {key: k}\n    key_vault: {vault_url: https://a, key: k}",
+            ),
+            "there are kms, key_vault",
+        ),
         (("replication: web-01\n", ""), "replication is missing"),
     ],
 )
@@ -107,6 +125,18 @@ def test_what_is_wrong_is_told_at_its_place(
 ) -> None:
     found = problems(tmp_path, GOOD.replace(*change))
     assert any(expected in line for line in found), found
+
+
+def test_a_repository_in_azure_opened_by_its_key_vault(tmp_path: Path) -> None:
+    key = "key_vault: {vault_url: https://v.vault.azure.net, key: backup}"
+    text = GOOD.replace("passphrase_file: /etc/pass", key)
+    text = text.replace("folder: /srv/points", "azure: {account: abc, container: points}")
+    repository = load(tmp_path, text).plan.repository
+    assert repository.azure is not None
+    assert repository.azure.container == "points"
+    assert repository.key.key_vault is not None
+    assert repository.key.key_vault.version is None
+    assert repository.lock is None
 
 
 def test_retention_and_rpo_are_typed(tmp_path: Path) -> None:

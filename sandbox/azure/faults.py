@@ -53,6 +53,8 @@ class FaultKind(Enum):
     """The operation ends as Canceled, without its effect."""
     OPERATION_HANGS = "operation-hangs"
     """The operation never ends."""
+    COPY_FAILS = "copy-fails"
+    """Copy Blob is accepted, its status is failed in the end, the destination holds zeros."""
 
 
 ENDS = {

@@ -174,7 +174,8 @@ class TlsHandler(BaseHTTPRequestHandler):
         self.send_response_only(reply.status)
         for name, value in reply.headers:
             self.send_header(name, value)
-        if reply.status != 204:
+        told = any(name.lower() == "content-length" for name, _ in reply.headers)
+        if reply.status != 204 and not told:  # a HEAD's answer tells the length of a GET's
             self.send_header("Content-Length", str(len(reply.body)))
         self.end_headers()
         if self.command != "HEAD":

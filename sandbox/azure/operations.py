@@ -5,6 +5,7 @@ InProgress until it says Succeeded, Failed or Canceled. An operation's effect ha
 sandbox's clock has passed its end and anybody asks for anything.
 """
 
+import logging
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any
 from sandbox.azure.arm_errors import ArmError
 from sealift.clock import Clock
 
+_log = logging.getLogger(__name__)
 Effect = Callable[[], Mapping[str, Any] | None]
 Failed = Callable[[str], None]
 
@@ -144,6 +146,10 @@ class OperationBook:
                 operation.output = operation.effect()
             except ArmError as error:
                 operation.error, status = error, "Failed"
+                operation.failed(status)
+            except Exception:  # else every later call would meet it again
+                _log.exception("an operation on %s failed", operation.resource)
+                status = "Failed"
                 operation.failed(status)
         self._finish(operation, status)
 

@@ -27,6 +27,7 @@ class Rules:
             ``retry-after-ms`` instead, which Azure's SDKs understand as well.
         polling: the headers of operations other than access grants, which need both.
         visibility_delay_seconds: how long a new machine stays unknown to its GET.
+        copy_seconds: how long copies of blobs stay pending, on the sandbox's clock.
         token_seconds: life of access tokens, in real time.
         throttled: enforce the request limits of "Understand how Azure Resource Manager
             throttles requests".
@@ -38,6 +39,7 @@ class Rules:
     retry_after_seconds: float = 0.02
     polling: Polling = Polling.BOTH
     visibility_delay_seconds: float = 0.0
+    copy_seconds: float = 0.0
     token_seconds: float = 86_400.0
     throttled: bool = False
     vcpu_quota: Mapping[str, int] = field(default_factory=lambda: {"cores": 100})

@@ -15,18 +15,22 @@ from sandbox.azure.arm_api import ArmApi
 from sandbox.azure.arm_server import ArmServer
 from sandbox.azure.authority import make_authority
 from sandbox.azure.azurite import Azurite, new_account
+from sandbox.azure.blob_rules import CopyBook
 from sandbox.azure.disk_content import DiskContents
 from sandbox.azure.disks import Disk, DiskRules
 from sandbox.azure.faults import FaultBook, RequestLog
+from sandbox.azure.front import BlobFront
 from sandbox.azure.https import HttpsServer
 from sandbox.azure.identity import IdentityServer, TokenIssuer
 from sandbox.azure.launches import LaunchBook
 from sandbox.azure.machines import BootHook, LaunchedMachine
 from sandbox.azure.network import Network, SecurityGroup, Subnet
+from sandbox.azure.own_copies import open_copies
 from sandbox.azure.resource_ids import ResourceId
 from sandbox.azure.resources_api import ResourcesApi, StorageAccount
 from sandbox.azure.rules import Rules
 from sandbox.azure.state import Subscription
+from sandbox.azure.vault import Vault
 from sealift.clock import Clock, SystemClock
 
 CONTAINER = "sealift"
@@ -46,6 +50,8 @@ class AzureSandbox:
         rules: what Azure leaves open, quotas, delays.
         on_launch: boots the disks of every started machine and reports.
         strict: the slow Azurite that checks the digests of pages.
+        direct: ``blob_endpoint`` is Azurite itself, without faults, log and the rules that
+            it lacks; for measurements.
 
     Raises:
         ToolError: Azurite is not installed or does not start.
@@ -60,12 +66,14 @@ class AzureSandbox:
         rules: Rules | None = None,
         on_launch: BootHook | None = None,
         strict: bool = False,
+        direct: bool = False,
     ) -> None:
         self._directory = directory
         self._rules = rules or Rules()
         self._hook = on_launch
         self._clock = clock or SystemClock()
         self._strict = strict
+        self._direct = direct
         self._stack = ExitStack()
         self._account = new_account("sealift")
         self._disks = new_account("md")
@@ -104,7 +112,10 @@ class AzureSandbox:
             )
             self._stack.callback(self._azurite.close)
             self._make_container()
+            self._open_front()
             self._open_subscription()
+            self.vault = Vault(self.authority, self.issuer, self._clock)
+            self._stack.callback(self.vault.close)
         except BaseException:
             self._stack.close()
             raise
@@ -126,7 +137,18 @@ class AzureSandbox:
     @property
     def blob_endpoint(self) -> str:
         """``https://127.0.0.1:PORT/ACCOUNT``."""
+        shown = self._azurite.endpoint if self._direct else self._front.endpoint
+        return f"{shown}/{self._account.name}"
+
+    @property
+    def direct_blob_endpoint(self) -> str:
+        """As before, of Azurite itself: no faults, no log, not all rules."""
         return f"{self._azurite.endpoint}/{self._account.name}"
+
+    @property
+    def vault_url(self) -> str:
+        """The key vault's ``https://127.0.0.1:PORT``."""
+        return self.vault.url
 
     @property
     def endpoint(self) -> str:
@@ -188,12 +210,28 @@ class AzureSandbox:
                     return disk
         raise KeyError(disk_id)
 
+    def _open_front(self) -> None:
+        service = self.blob_service()
+        self._stack.callback(service.close)
+        self._front = BlobFront(
+            self.authority.server_context(),
+            self.authority.client_context(),
+            self._azurite.port,
+            self.issuer,
+            self.faults,
+            self.requests,
+            CopyBook(self._rules, self._clock),
+            service,
+        )
+        self._stack.callback(self._front.close)
+
     def _open_subscription(self) -> None:
         self.subscription = Subscription(
             self.subscription_id, self.tenant_id, self.location, self._rules, self._clock
         )
         self._contents = DiskContents(
-            self._azurite.endpoint, self._azurite.endpoint, self._disks, self._account,
+            self._azurite.endpoint, self.blob_endpoint.rpartition("/")[0], self._disks,
+            self._account,
             self.authority,
         )  # fmt: skip
         self._stack.callback(self._contents.close)
@@ -244,9 +282,9 @@ class AzureSandbox:
         }
 
     def blob_service(self) -> BlobServiceClient:
-        """A client with the account's key, for looking into the account from outside."""
+        """A client with the account's key, for looking into the account past the front."""
         return BlobServiceClient(
-            self.blob_endpoint,
+            self.direct_blob_endpoint,
             credential={"account_name": self._account.name, "account_key": self._account.key},
             connection_verify=str(self.authority.root),
         )
@@ -254,3 +292,4 @@ class AzureSandbox:
     def _make_container(self) -> None:
         with self.blob_service() as service:
             service.create_container(CONTAINER).close()
+            open_copies(service)

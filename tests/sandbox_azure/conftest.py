@@ -44,7 +44,7 @@ class Cloud:
             service.get_blob_client(self.sandbox.container, name) as blob,
         ):
             blob.upload_blob(content, blob_type="PageBlob", overwrite=True)
-            return str(blob.url)
+        return f"{self.sandbox.blob_endpoint}/{self.sandbox.container}/{name}"
 
     def import_body(self, uri: str, **properties: object) -> Any:
         source: dict[str, object] = {
@@ -127,8 +127,8 @@ class Cloud:
         return body
 
 
-@pytest.fixture(scope="module")
-def module_sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AzureSandbox]:
+@pytest.fixture(scope="session")
+def shared_sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AzureSandbox]:
     directory: Path = tmp_path_factory.mktemp("azure")
     with AzureSandbox(directory) as sandbox:
         yield sandbox
@@ -136,12 +136,12 @@ def module_sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AzureSa
 
 @pytest.fixture
 def sandbox(
-    module_sandbox: AzureSandbox, monkeypatch: pytest.MonkeyPatch
+    shared_sandbox: AzureSandbox, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[AzureSandbox]:
-    use(module_sandbox, monkeypatch)
-    yield module_sandbox
-    left = module_sandbox.faults.unexercised()
-    module_sandbox.faults.clear()
+    use(shared_sandbox, monkeypatch)
+    yield shared_sandbox
+    left = shared_sandbox.faults.unexercised()
+    shared_sandbox.faults.clear()
     assert not left
 
 

@@ -76,6 +76,17 @@ def test_copy_of_a_disk_does_not_follow_it(cloud: Cloud) -> None:
     assert cloud.sandbox.disk_bytes(str(copy.id)) == b"\x01" * MIB
 
 
+def test_writes_after_an_import_do_not_show(cloud: Cloud) -> None:
+    """ "Disks - Create Or Update": Import copies the blob into the disk."""
+    disk = cloud.make_disk("imported", b"\x01" * MIB)
+    with (
+        cloud.sandbox.blob_service() as service,
+        service.get_blob_client(cloud.sandbox.container, "imported.vhd") as blob,
+    ):
+        blob.upload_page(b"\x02" * 512, 0, 512)
+    assert cloud.sandbox.disk_bytes(disk) == b"\x01" * MIB
+
+
 def test_what_is_only_looked_at(cloud: Cloud) -> None:
     sandbox: AzureSandbox = cloud.sandbox
     assert cloud.resources.resource_groups.get(cloud.group).location == sandbox.location

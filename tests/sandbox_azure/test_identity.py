@@ -61,7 +61,7 @@ def test_token_for_another_audience_is_refused_by_blobs(sandbox: AzureSandbox) -
     path = f"{address.path}/{sandbox.container}?restype=container"
     with contextlib.closing(connection):
         connection.request("GET", path, headers=headers)
-        assert connection.getresponse().status == 403
+        assert connection.getresponse().status == 401
 
 
 def test_certificate_is_verified(sandbox: AzureSandbox, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -131,7 +131,14 @@ def _arguments(folder: Path, authority: Authority, strict: bool) -> list[str | P
         "--key",
         authority.key,
     ]
-    quiet = ["--silent", "--disableTelemetry", "--skipApiVersionCheck"]
+    # The front keeps connections; one that is closed while a request is on its way looks broken.
+    quiet = [
+        "--blobKeepAliveTimeout",
+        "600",
+        "--silent",
+        "--disableTelemetry",
+        "--skipApiVersionCheck",
+    ]
     return [node, program, *place, *secure, *quiet]
 
 

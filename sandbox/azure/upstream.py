@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import select
 import ssl
 from collections.abc import Callable, Mapping
 
@@ -43,11 +44,9 @@ class Upstream:
             OSError: Azurite is gone.
             http.client.HTTPException: what it said is no HTTP.
         """
-        try:
-            connection = self._begin(method, target, headers)
-        except (OSError, http.client.HTTPException):
-            self.close()  # an idle connection that Azurite closed: nothing was sent yet
-            connection = self._begin(method, target, headers)
+        if self._hung_up():
+            self.close()
+        connection = self._begin(method, target, headers)
         if body:
             connection.send(body)
         while read is not None and rest_bytes > 0:
@@ -72,6 +71,14 @@ class Upstream:
             with contextlib.suppress(OSError):
                 self._connection.close()
             self._connection = None
+
+    def _hung_up(self) -> bool:
+        """Whether Azurite closed the connection while it was idle: then it can be read."""
+        connection = self._connection
+        if connection is None or connection.sock is None:
+            return False
+        readable, _, _ = select.select([connection.sock], [], [], 0)
+        return bool(readable)
 
     def _begin(
         self, method: str, target: str, headers: Mapping[str, str]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from benchmarks import (
+    azure_pages,
     completion,
     ebs_seed,
     final_sync,
@@ -32,6 +33,7 @@ Benchmark = Callable[[Scale, Path], Iterator[Row]]
 BENCHMARKS: dict[str, Benchmark] = {
     "read": nbd_read.measure,
     "seed": ebs_seed.measure,
+    "azure": azure_pages.measure,
     "round": rounds.measure,
     "memory": memory.measure,
     "startup": startup.measure,

@@ -24,6 +24,8 @@ _LEASED_BY_ANOTHER = frozenset(
         "LeaseIdMissing",
     }
 )
+_MOST_UNLABELLED = 64
+"""Rounds in a row that may have been killed at the very same call."""
 _NOT_HELD = _LEASED_BY_ANOTHER | {
     "LeaseAlreadyBroken",
     "LeaseIsAlreadyBroken",
@@ -83,8 +85,24 @@ class Leases:
             return True
         if self.renewed(name, seq):
             return True
-        self._acquire(name, seq)
+        try:
+            self._acquire(name, seq)
+        except TargetError as error:
+            if not is_not_held(error):
+                raise
+            if label is not None and self._taken_over(name, label.seq, seq):
+                return True
+            raise lease_lost(name, error) from None
         return False
+
+    def _taken_over(self, name: str, labelled: int, seq: int) -> bool:
+        """Take the lease from a run of ours that ended between changing it and the label.
+
+        It has written nothing then: writers begin after the label. There may have been
+        several such runs, each for a point of its own.
+        """
+        between = range(seq - 1, max(labelled, seq - _MOST_UNLABELLED), -1)
+        return any(self._changed(name, before, seq) for before in between)
 
     def renewed(self, name: str, seq: int) -> bool:
         """Whether the lease of point ``seq`` is held, and has been since it was acquired."""
@@ -108,13 +126,8 @@ class Leases:
         return True
 
     def _acquire(self, name: str, seq: int) -> None:
-        try:
-            with azure_call(WRITE):
-                self._client(name, seq).acquire(lease_duration=-1)
-        except TargetError as error:
-            if is_not_held(error):
-                raise lease_lost(name, error) from None
-            raise
+        with azure_call(WRITE):
+            self._client(name, seq).acquire(lease_duration=-1)
 
     def broken(self, name: str) -> None:
         """End whatever lease there is; for blobs of this migration that are to be deleted."""

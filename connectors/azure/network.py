@@ -43,16 +43,22 @@ class Cards:
             TargetError: the name is taken by somebody else's card, or the service refuses.
         """
         card = self.find(name)
-        if card is None or provisioning_state(card) == "failed":
+        if card is not None and provisioning_state(card) == "failed":
+            self.delete(name)
+            card = None
+        if card is None:
             self._create(name, location, tags)
         waiter, timeout = self.operations.waiter, self.operations.timeout_seconds
         return waiter.until(partial(self._ready, name), timeout, f"making network card {name}")
 
     def _ready(self, name: str) -> str | None:
         card = self.find(name)
-        if card is None or provisioning_state(card) != "succeeded":
+        if card is None:
             return None
-        return str(card.id)
+        state = provisioning_state(card)
+        if state in ("failed", "canceled"):
+            raise TargetError(f"network card {name} ended as {state}", card=name)
+        return str(card.id) if state == "succeeded" else None
 
     def find(self, name: str) -> "NetworkInterface | None":
         """A card of ours.

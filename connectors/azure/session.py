@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import requests
+from azure.core.exceptions import DecodeError
 from azure.core.pipeline import PipelineRequest, PipelineResponse
 from azure.core.pipeline.policies import RetryPolicy, SansIOHTTPPolicy
 from azure.core.pipeline.transport import RequestsTransport
@@ -13,7 +14,6 @@ from urllib3.util import Retry
 
 from connectors.azure.errors import azure_call
 from connectors.azure.spec import AzureSpec
-from sealift.errors import TransientError
 
 if TYPE_CHECKING:
     from azure.core.credentials import TokenCredential
@@ -34,7 +34,7 @@ class RefuseStrangers(SansIOHTTPPolicy[Any, Any]):
     ("Common REST response headers"; "Azure Resource Manager: common response headers").
 
     Raises (on a response):
-        TransientError: it is not there; unknown whether the call took effect.
+        DecodeError: it is not there; unknown whether the call took effect.
     """
 
     def on_response(
@@ -43,7 +43,7 @@ class RefuseStrangers(SansIOHTTPPolicy[Any, Any]):
         """See ``SansIOHTTPPolicy.on_response``."""
         answer = response.http_response
         if answer.status_code < 400 and "x-ms-request-id" not in answer.headers:
-            raise TransientError(f"{answer.status_code}: not an answer of Azure")
+            raise DecodeError(f"{answer.status_code}: not an answer of Azure")
 
 
 class _Adapter(HTTPAdapter):

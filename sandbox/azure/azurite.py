@@ -139,7 +139,8 @@ def _arguments(folder: Path, authority: Authority, strict: bool) -> list[str | P
         "--disableTelemetry",
         "--skipApiVersionCheck",
     ]
-    return [node, program, *place, *secure, *quiet]
+    mended: list[str | Path] = ["--require", Path(__file__).with_name("mend_copies.js")]
+    return [node, *mended, program, *place, *secure, *quiet]
 
 
 def _environment(accounts: Sequence[Account], authority: Authority) -> Mapping[str, str]:

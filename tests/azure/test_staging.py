@@ -51,6 +51,7 @@ def test_what_an_aborted_round_wrote_is_not_built_upon(
     target.delete_snapshot(given_up.id)
     child = subscription.snapshot(target, {2: block("c")}, seq=3, parent=parent)
     assert subscription.content(target, child) == joined(FIRST, {2: block("c")})
+    assert subscription.content(target, parent) == joined(FIRST)
 
 
 def test_what_a_killed_round_wrote_is_not_built_upon(
@@ -198,6 +199,21 @@ def test_a_round_whose_lease_was_broken_is_given_up(
         target.writer(ref, None)
     assert target.begin_snapshot(1, ROOT, None) == ref
     assert target.writer(ref, None).identity != before  # no journal of the old bytes goes on
+
+
+@pytest.mark.fault(1)
+def test_a_lease_of_a_round_that_never_came_to_write(
+    subscription: Subscription, target: AzureTarget
+) -> None:
+    """Two runs in a row were killed after they had changed the lease and before the label."""
+    parent = subscription.snapshot(target, FIRST)
+    name = target._owner.blob_name("vda")
+    base = target._staging.chains.of(name).base
+    assert base is not None
+    for seq in (2, 3):
+        assert target._staging.leases.hold(name, seq, base.label)
+    child = subscription.snapshot(target, {}, seq=4, parent=parent)
+    assert subscription.content(target, child) == joined(FIRST)
 
 
 def test_a_strangers_blob_is_never_overwritten(

@@ -22,6 +22,7 @@ LINE = re.compile(
     [
         ("read", ["read-qemu-nbd", "read-nbdkit"]),
         ("seed", ["ebs-seed"]),
+        ("azure", ["page-blob", "page-blob-requests"]),
         ("round", ["round-1-percent"]),
         ("memory", ["memory-flat", "memory-peak"]),
         ("startup", ["startup-help", "startup-status"]),

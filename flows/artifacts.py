@@ -13,6 +13,7 @@ from prefect.artifacts import (
 
 from flows.board import Picture
 from flows.drilling import Drilled
+from flows.failing_over import FailedOver
 from flows.thumbnails import data_uri, thumbnail
 from flows.wording import evidence_rows
 from sealift.errors import ImageError
@@ -96,6 +97,24 @@ def publish_drill(replication: str, point: str, done: Drilled, seconds: float) -
         lines += ["", *_picture_lines(done.picture.read_bytes())]
     create_markdown_artifact(
         "\n".join(lines), key=f"sealift-{replication}-drill", description=f"Drill of {replication}"
+    )
+
+
+def publish_failover(replication: str, point: str, source: str, done: FailedOver) -> None:
+    """What runs now, and what it cost."""
+    rows = [
+        ("machine", done.instance),
+        ("point", point),
+        ("source", source),
+        ("measured RPO", format_duration(done.lost_seconds)),
+        ("measured RTO", format_duration(done.recovery_seconds)),
+    ]
+    lines = ["| what | found |", "| --- | --- |"]
+    lines += [f"| {_cell(name)} | {_cell(found)} |" for name, found in rows]
+    create_markdown_artifact(
+        "\n".join(lines),
+        key=f"sealift-{replication}-failover",
+        description=f"Failover of {replication}",
     )
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flows.accounts import Account as Account
 from flows.accounts import account_target as account_target
@@ -11,7 +12,7 @@ from flows.places import runtime_directory, state_directory
 from sealift.config import MigrationPlan
 from sealift.config_load import AnyPlan
 from sealift.config_repository import ReplicationPlan
-from sealift.endpoints import CloudTarget, Hypervisor, ReplicaTarget
+from sealift.endpoints import CloudTarget, Hypervisor
 from sealift.errors import SourceError
 from sealift.ports import Ports, ReplicaPorts
 from sealift.private import make_private_folder
@@ -20,6 +21,9 @@ from sealift.retry import RetryPolicy
 from sealift.store import FileStateStore, StateLock
 from sealift.sync import SyncContext
 from sealift.units import MiB
+
+if TYPE_CHECKING:
+    from sealift.repository.target import RepositoryTarget
 
 _BURST_BYTES = 4 * MiB
 
@@ -74,9 +78,29 @@ def replica_ports_over(
     )
 
 
+def failover_ports_over(
+    plan: ReplicationPlan, around: Around, store: FileStateStore, stack: ExitStack
+) -> Ports:
+    """Like ``replica_ports_over``, with the plan's account as the place where points start.
+
+    Raises:
+        UsageError: the plan names no account.
+    """
+    from flows.recovery import account_of
+    from sealift.launching import LaunchingTarget
+
+    cloud = account_of(plan, f"planned-{plan.name}", around, stack)
+    hypervisor = hypervisor_of(plan, store.directory, around)
+    stack.callback(hypervisor.close)
+    context = context_of(plan, around)
+    target = LaunchingTarget(replica_of(plan, around, store, stack), cloud, store, context)
+    policy = plan.failover_policy()
+    return Ports(hypervisor, target, store, context, policy, run_disks=around.run_disks)
+
+
 def replica_of(
     plan: ReplicationPlan, around: Around, state: FileStateStore, stack: ExitStack
-) -> ReplicaTarget:
+) -> "RepositoryTarget":
     """The repository that the plan names, as the place of its points."""
     from flows.repositories import object_store, open_over
     from sealift.repository.target import RepositoryTarget

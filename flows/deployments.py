@@ -11,7 +11,13 @@ if TYPE_CHECKING:
     from prefect.deployments.runner import RunnerDeployment
 
 NAMES = ("preflight", "replicate", "migrate", "cutover", "abandon")
-"""One deployment per flow, named like it."""
+"""One deployment per flow of a migration, named like it."""
+
+REPLICATION_NAMES = (
+    *("replicate", "watch", "verify", "prune", "drill"),
+    *("failover", "failover_planned"),
+)
+"""The same for a replication."""
 
 TAGS = ("sealift",)
 DEFAULT_CRON = "*/30 * * * *"
@@ -39,14 +45,13 @@ def deployments(plan: AnyPlan, cron: str | None) -> "Sequence[RunnerDeployment]"
         return [_deployed(getattr(migrating, name), plan, when) for name, when in crons.items()]
     from flows import replicating
 
-    watched = WATCH_CRON if plan.rpo is not None else None
-    crons = {
+    scheduled = {
         "replicate": cron,
-        "watch": cron and watched,
-        "verify": cron and VERIFY_CRON,
-        "prune": cron and PRUNE_CRON,
-        "drill": None,
+        "watch": WATCH_CRON if plan.rpo is not None else None,
+        "verify": VERIFY_CRON,
+        "prune": PRUNE_CRON,
     }
+    crons = {name: cron and scheduled.get(name) for name in REPLICATION_NAMES}
     return [_deployed(getattr(replicating, name), plan, when) for name, when in crons.items()]
 
 

@@ -16,8 +16,10 @@ from flows.restoring import restore_to_snapshot
 from sealift.config_repository import ReplicationPlan
 from sealift.endpoints import CloudTarget, Health
 from sealift.errors import SealiftError, TargetError, UsageError
+from sealift.ledger import load_migration
+from sealift.migration import Phase
 from sealift.progress import Note, Noted
-from sealift.store import StateStore
+from sealift.store import FileStateStore, StateStore
 from sealift.sync import SyncContext
 
 _SEQ = 1
@@ -56,6 +58,12 @@ def refuse_running_source(plan: ReplicationPlan, around: assembly.Around, stack:
 
     state = state_directory(plan, around.environ)
     make_private_folder(state)
+    known = load_migration(FileStateStore(state))
+    if known is not None and known.phase in (Phase.CUTTING_OVER, Phase.UNDOING, Phase.CUT_OVER):
+        raise UsageError(
+            f"a planned failover of {plan.name} is {known.phase.value}",
+            next_step="sealift failover --planned finishes it, with --undo it goes back",
+        )
     try:
         hypervisor = assembly.hypervisor_of(plan, state, around)
         stack.callback(hypervisor.close)
@@ -65,9 +73,22 @@ def refuse_running_source(plan: ReplicationPlan, around: assembly.Around, stack:
     if vm.running:
         raise UsageError(
             f"the source {vm.name} answers and runs; two of it would write apart from each other",
-            next_step="stop it first, or move it with the plan of a migration: sealift cutover",
+            next_step="stop it first, or move it with its last writes: sealift failover --planned",
         )
     return f"the source {vm.name} answers and does not run"
+
+
+def refuse_unconfirmed(name: str, typed: str) -> None:
+    """Raise unless the machine's name was typed.
+
+    Raises:
+        UsageError: it was not; nothing was done.
+    """
+    if typed != name:
+        raise UsageError(
+            f"the failover of {name} was not confirmed",
+            next_step="run it with confirm set to the name of the machine",
+        )
 
 
 def failover(

@@ -9,6 +9,7 @@ A session of its own keeps Ctrl-C and a closing terminal away from it. What it c
 survive is the end of the host.
 """
 
+import json
 import logging
 import os
 import subprocess
@@ -21,7 +22,7 @@ from flows.hooks import settle_plan
 from flows.places import state_directory
 from flows.run_log import RunLog
 from sealift.clock import Clock, SystemClock
-from sealift.config import MigrationPlan
+from sealift.config_load import AnyPlan, plan_given
 from sealift.errors import SealiftError
 
 log = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ class Guardian:
         plan: of the migration; handed over through the pipe, not as an argument.
     """
 
-    def __init__(self, plan: MigrationPlan) -> None:
+    def __init__(self, plan: AnyPlan) -> None:
         self._plan = plan
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -92,14 +93,14 @@ def guard(given: bytes, rest: bytes, clock: Clock) -> bool:
     """
     if rest == _DONE or not given.strip():
         return True
-    plan = MigrationPlan.model_validate_json(given)
+    plan = plan_given(json.loads(given))
     directory = state_directory(plan, os.environ) / "logs"
     with RunLog(directory, "guardian", clock, os.environ):
         log.warning("whoever cut over is gone without a word")
         return _until_settled(plan, clock)
 
 
-def _until_settled(plan: MigrationPlan, clock: Clock) -> bool:
+def _until_settled(plan: AnyPlan, clock: Clock) -> bool:
     deadline = clock.monotonic() + _PATIENCE_SECONDS
     while True:
         try:

@@ -6,6 +6,8 @@ it works from the journal alone, and doing it twice does nothing.
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from flows import assembly
@@ -13,11 +15,14 @@ from flows.places import state_directory
 from sealift.cancel import CancelToken
 from sealift.clock import Clock, SystemClock
 from sealift.config import MigrationPlan
+from sealift.config_load import AnyPlan, plan_given
 from sealift.errors import LockedError, SealiftError
+from sealift.failover import Failover
 from sealift.ledger import STATE_NAME
 from sealift.migration import Phase
 from sealift.migrator import Migrator
 from sealift.progress import silent
+from sealift.store import FileStateStore, StateLock
 
 log = logging.getLogger(__name__)
 
@@ -31,14 +36,18 @@ def settle(flow: Any, flow_run: Any, state: Any) -> None:
     given = getattr(flow_run, "parameters", {}).get("plan")
     if given is None:
         return
-    plan = given if isinstance(given, MigrationPlan) else MigrationPlan.model_validate(given)
+    plan = plan_given(given)
     try:
         settle_plan(plan, SystemClock())
     except SealiftError as error:
-        log.error("cutover not undone: %s; run sealift cutover --undo", error.message)
+        log.error("not undone: %s; run sealift %s --undo", error.message, _verb(plan))
 
 
-def settle_plan(plan: MigrationPlan, clock: Clock) -> bool:
+def _verb(plan: AnyPlan) -> str:
+    return "cutover" if isinstance(plan, MigrationPlan) else "failover --planned"
+
+
+def settle_plan(plan: AnyPlan, clock: Clock) -> bool:
     """Whether there was something to undo, and now is not.
 
     Raises:
@@ -57,11 +66,20 @@ def settle_plan(plan: MigrationPlan, clock: Clock) -> bool:
         clock.sleep(_LOCK_POLL_SECONDS)
 
 
-def _undone(plan: MigrationPlan, clock: Clock) -> bool:
+def _undone(plan: AnyPlan, clock: Clock) -> bool:
     around = assembly.Around(clock, CancelToken(), silent, os.environ, assembly.SETTLING)
-    with assembly.opened(plan, around) as ports:
-        migrator = Migrator.open(ports, plan.migration)
+    with _opened(plan, around) as migrator:
         if migrator.state.phase not in _OPEN_CUTOVER:
             return False
         migrator.undo()
         return True
+
+
+@contextmanager
+def _opened(plan: AnyPlan, around: assembly.Around) -> Iterator[Migrator]:
+    store = FileStateStore(state_directory(plan, around.environ))
+    with StateLock(store.directory, around.run_name), ExitStack() as stack:
+        if isinstance(plan, MigrationPlan):
+            yield Migrator.open(assembly.ports_over(plan, around, store, stack), plan.name)
+        else:
+            yield Failover.open(assembly.failover_ports_over(plan, around, store, stack), plan.name)

@@ -25,19 +25,31 @@ def recovery_target(
         UsageError: the plan names no account.
         LockedError: another run works on this point.
     """
-    if plan.target is None:
-        raise UsageError(
-            "the plan names no account to restore into",
-            next_step="add target: with aws: or azure: to the plan",
-        )
     owner = f"{verb}-{point.ref.id.hex()[:_OWNER_DIGITS]}"
     home = state_home(around.environ)
     make_private_folder(home)
     make_private_folder(home / ".recovery")
     store = FileStateStore(home / ".recovery" / owner)
     stack.enter_context(StateLock(store.directory, around.run_name))
-    account = assembly.Account(plan.target, owner, _CONNECTIONS)
-    return assembly.account_target(account, around, stack), store
+    return account_of(plan, owner, around, stack), store
+
+
+def account_of(
+    plan: ReplicationPlan, owner: str, around: assembly.Around, stack: ExitStack
+) -> CloudTarget:
+    """The plan's account; everything made there carries ``owner``.
+
+    Raises:
+        UsageError: the plan names no account.
+    """
+    if plan.target is None:
+        raise UsageError(
+            "the plan names no account to restore into",
+            next_step="add target: with aws: or azure: to the plan",
+        )
+    return assembly.account_target(
+        assembly.Account(plan.target, owner, _CONNECTIONS), around, stack
+    )
 
 
 _CONNECTIONS = 32  # as in the plan of a migration

@@ -1,4 +1,4 @@
-"""The flows of a replication: replicate, watch, verify, prune, drill. Each calls the engine.
+"""The flows of a replication: points, watch, verify, prune, drill, failover; all call the engine.
 
 Prefect loads this file a second time under another name when a deployment names it by
 path, so it defines nothing that others import but the flows.
@@ -18,19 +18,24 @@ from prefect.events import emit_event
 from pydantic import Field
 
 from flows import assembly, hardening, repositories
-from flows.artifacts import ArtifactView, publish_drill
+from flows.artifacts import ArtifactView, publish_drill, publish_evidence, publish_failover
 from flows.aside import aside
 from flows.caller import Caller, caller
 from flows.drilling import DrillOrder
 from flows.drilling import drill as drilled
+from flows.failing_over import failover as failed_over
+from flows.failing_over import refuse_running_source, refuse_unconfirmed
+from flows.hooks import settle
+from flows.moving import approval_of, moved
 from flows.points import OpenPoint
 from flows.repositories import OpenRepository
 from flows.retaining import retention_of
-from flows.session import Run, replication
-from flows.tasks import TaskedReplicator, disks_as_tasks
+from flows.session import Run, failing_over, replication
+from flows.tasks import TaskedFailover, TaskedReplicator, disks_as_tasks
 from flows.watching import freshness, refuse_stale
 from sealift.clock import SystemClock
 from sealift.config_repository import ReplicationPlan
+from sealift.console import kept_screen
 from sealift.errors import IntegrityError
 from sealift.progress import silent
 from sealift.repository.check import Checker
@@ -57,6 +62,13 @@ Proof = Annotated[
     ),
 ]
 Folder = Annotated[Path, Field(description="Folder for the picture and the console")]
+Typed = Annotated[
+    str,
+    Field(
+        description="Name of the virtual machine, typed to confirm that it shall run elsewhere",
+        max_length=200,
+    ),
+]
 Accelerator = Annotated[str, Field(description="kvm, tcg, or kvm:tcg for either", max_length=16)]
 Seconds = Annotated[float, Field(description="How long the proof may take", gt=0.0)]
 
@@ -203,3 +215,49 @@ def drill(
         publish_drill(plan.name, name, done, clock.monotonic() - began)
 
     _aside(work, None)
+
+
+@flow(name="sealift-failover", flow_run_name="failover {plan.replication}", persist_result=False)
+def failover(plan: ReplicationPlan, confirm: Typed = "", point: PointName = "newest") -> None:
+    """Start a machine from a point, the source being gone; refused while the source runs."""
+
+    def work(around: Caller) -> None:
+        own = assembly.Around(
+            SystemClock(), around.cancel, silent, os.environ, "sealift failover-flow"
+        )
+        with ExitStack() as stack, repositories.opened(plan, own) as found:
+            chosen = OpenPoint.find(found.repository, point, plan.replication)
+            refuse_unconfirmed(chosen.manifest.vm.name, confirm)
+            source = refuse_running_source(plan, own, stack)
+            done = failed_over(plan, chosen, own, stack)
+        publish_failover(plan.name, chosen.ref.id.hex(), source, done)
+
+    _aside(work, None)
+
+
+@flow(
+    name="sealift-failover-planned",
+    flow_run_name="planned failover {plan.replication}",
+    persist_result=False,
+    on_cancellation=[settle],
+    on_crashed=[settle],
+)
+def failover_planned(plan: ReplicationPlan, confirm: Typed = "", slot: Slot = None) -> None:
+    """Stop the source, sync it once more, run it elsewhere; any failure puts the source back."""
+
+    def work(around: Caller) -> None:
+        run = Run(
+            "failover-flow",
+            [*around.views, ArtifactView(plan.name)],
+            os.environ,
+            around.cancel,
+            run_disks=disks_as_tasks,
+            open_failover=TaskedFailover.open,
+        )
+        with failing_over(plan, run) as opened:
+            m = moved(plan, opened, around.approve or approval_of(confirm))
+            screen = kept_screen(opened.ports.store, m.cutover.attempt) if m.cutover else None
+        publish_evidence(m, screen)
+        around.finished(m)
+
+    _aside(work, slot)

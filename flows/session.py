@@ -19,6 +19,7 @@ from sealift.clock import Clock, SystemClock
 from sealift.config import MigrationPlan
 from sealift.config_repository import ReplicationPlan
 from sealift.errors import LockedError, SealiftError, StoppedError, UsageError
+from sealift.failover import Failover
 from sealift.host_limits import check_address_space, host_limit
 from sealift.migrator import Migrator
 from sealift.ports import DiskRunner, Ports, ReplicaPorts, side_by_side
@@ -45,6 +46,7 @@ class Run:
         run_disks: how the disks of a round are run.
         open_migrator: makes the migrator over its ports.
         open_replicator: makes the replicator over its ports.
+        open_failover: makes the planned failover over its ports.
     """
 
     command: str
@@ -55,6 +57,7 @@ class Run:
     run_disks: DiskRunner = side_by_side
     open_migrator: Callable[[Ports, str], Migrator] = Migrator.open
     open_replicator: Callable[[ReplicaPorts, str], Replicator[ReplicaPorts]] = Replicator.open
+    open_failover: Callable[[Ports, str], Failover] = Failover.open
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,16 @@ class Replication:
 
     replicator: Replicator[ReplicaPorts]
     ports: ReplicaPorts
+    reporter: Reporter
+    log_path: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class FailingOver:
+    """An open run of a planned failover."""
+
+    failover: Failover
+    ports: Ports
     reporter: Reporter
     log_path: Path | None
 
@@ -110,6 +123,19 @@ def replication(plan: ReplicationPlan, run: Run) -> Iterator[Replication]:
         ports = assembly.replica_ports_over(plan, own.around, own.store, own.stack)
         replicator = run.open_replicator(ports, plan.name)
         yield Replication(replicator, ports, own.reporter, own.log_path)
+
+
+@contextmanager
+def failing_over(plan: ReplicationPlan, run: Run) -> Iterator[FailingOver]:
+    """Own the replication, as ``replication`` does, and open the account that shall run it, too.
+
+    Raises:
+        UsageError: the plan names no account.
+    """
+    with _owned_run(FileStateStore(state_directory(plan, run.environ)), run) as own:
+        ports = assembly.failover_ports_over(plan, own.around, own.store, own.stack)
+        failover = run.open_failover(ports, plan.name)
+        yield FailingOver(failover, ports, own.reporter, own.log_path)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture
 
 from flows.wording import ROUND_COLUMNS, round_row
+from sealift.failover import Failover
 from sealift.migration import Migration
 from sealift.migrator import Migrator
 from sealift.ports import DiskJob, ReplicaPorts
@@ -62,6 +63,22 @@ class TaskedMigrator(Migrator):
 
     def replicate(self) -> Migration:
         """See ``Migrator.replicate``."""
+        number = self.state.next_seq
+        replicate = super().replicate
+
+        def run() -> None:
+            replicate()
+            publish_rounds(self.state)
+
+        _task(run, "round", f"round {number}")()
+        return self.state
+
+
+class TaskedFailover(Failover):
+    """A planned failover whose rounds are seen by Prefect as tasks."""
+
+    def replicate(self) -> Migration:
+        """See ``Failover.replicate``."""
         number = self.state.next_seq
         replicate = super().replicate
 

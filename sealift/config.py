@@ -100,6 +100,10 @@ class StopPlan(PlanModel):
         "Sealift is killed in the middle of it (true or false)",
     )
 
+    def as_policy(self) -> StopPolicy:
+        """As the engine takes it."""
+        return StopPolicy(self.mode == "shutdown", self.shutdown_timeout, self.pause_after_timeout)
+
 
 class Policy(PlanModel):
     """What you accept."""
@@ -214,9 +218,7 @@ class MigrationPlan(PlanModel):
             on_tracking_loss=p.on_tracking_loss,
             convergence=ConvergencePolicy(p.downtime_budget, p.max_rounds, p.on_divergence),
             min_rounds=p.min_rounds,
-            stop=StopPolicy(
-                p.stop.mode == "shutdown", p.stop.shutdown_timeout, p.stop.pause_after_timeout
-            ),
+            stop=p.stop.as_policy(),
             health_timeout_seconds=p.health_timeout,
             verify_blocks=p.verify,
             audit_blocks=p.audit,

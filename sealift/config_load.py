@@ -166,6 +166,18 @@ def _refuse_other_kind(file: Path, found: type[AnyPlan], wanted: type[AnyPlan]) 
         )
 
 
+def plan_given(value: object) -> AnyPlan:
+    """A plan out of what it was dumped to, of either kind.
+
+    Raises:
+        pydantic.ValidationError: it is no plan.
+    """
+    if isinstance(value, MigrationPlan | ReplicationPlan):
+        return value
+    replicates = isinstance(value, dict) and "repository" in value
+    return (ReplicationPlan if replicates else MigrationPlan).model_validate(value)
+
+
 def _kind_of(values: Node) -> type[AnyPlan]:
     named = set(values) if isinstance(values, dict) else set()
     replicates = bool(named & _OF_REPLICATIONS) and "migration" not in named

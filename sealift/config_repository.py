@@ -4,15 +4,17 @@ The same rules as for a migration's plan (``sealift.config``): one model for the
 command line and Prefect, unknown keys refused. No field holds a secret; fields say where one is.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
-from sealift.config import QemuSource, Source, Target
+from sealift.config import QemuSource, Source, StopPlan, Target
 from sealift.config_model import MigrationId, PlanModel, Text
 from sealift.config_places import BlobPlan, KeyVaultPlan, KmsPlan, LockPlan, S3Plan
 from sealift.config_types import AbsolutePath, BlockCount, CommaList, Duration, Rate
+from sealift.convergence import ConvergencePolicy, OnDivergence
 from sealift.errors import UsageError
 from sealift.lineage import LossPolicy
 from sealift.ports import MigrationPolicy
@@ -136,6 +138,9 @@ class ReplicaPolicy(PlanModel):
         description="Blocks per disk and round that are read and compared although the "
         "hypervisor calls them unchanged, or all",
     )
+    stop: StopPlan = Field(
+        default_factory=StopPlan, description="How a planned failover stops the source"
+    )
 
 
 class ReplicaLimits(PlanModel):
@@ -228,6 +233,15 @@ class ReplicationPlan(PlanModel):
         """The policy as the engine takes it; what only a cutover asks for is at its default."""
         return MigrationPolicy(
             on_tracking_loss=self.policy.on_tracking_loss, audit_blocks=self.policy.audit
+        )
+
+    def failover_policy(self) -> MigrationPolicy:
+        """The policy of a planned failover, which is decided however fast the guest writes."""
+        stop, convergence = self.policy.stop, ConvergencePolicy()
+        return replace(
+            self.migration_policy(),
+            convergence=replace(convergence, on_divergence=OnDivergence.CONTINUE),
+            stop=stop.as_policy(),
         )
 
     def state_directory(self, state_home: Path) -> Path:

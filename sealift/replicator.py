@@ -125,8 +125,8 @@ class Replicator(Generic[P]):
     def _refuse_cutover(self) -> None:
         if self.state.phase in (Phase.CUTTING_OVER, Phase.UNDOING, Phase.CUT_OVER):
             raise UsageError(
-                "this record is that of a cutover, which a replication knows nothing of",
-                next_step="finish it with the plan that it was begun with: sealift cutover",
+                "a planned failover is under way or done: no points are kept of the source now",
+                next_step="sealift failover --planned finishes it, with --undo it goes back",
             )
 
     def _settle(self) -> None:

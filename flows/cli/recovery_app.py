@@ -7,7 +7,7 @@ import typer
 
 from flows.cli.examples import examples
 from flows.cli.invocation import invocation
-from flows.cli.options import JsonOption, PlanOption, SetOption, YesOption
+from flows.cli.options import JsonOption, PlanOption, PrefectOption, SetOption, YesOption
 from flows.cli.repository_app import PointArgument
 
 DiskOption = Annotated[
@@ -29,7 +29,13 @@ def register(app: typer.Typer) -> None:
             "sealift verify --plan dr.yaml", "sealift verify --plan dr.yaml --read-data 0.1"
         )
     )(verify)
-    app.command(epilog=examples("sealift failover newest --plan dr.yaml --yes"))(failover)
+    app.command(
+        epilog=examples(
+            "sealift failover newest --plan dr.yaml --yes",
+            "sealift failover --planned --plan dr.yaml --yes",
+            "sealift failover --planned --undo --plan dr.yaml",
+        )
+    )(failover)
     app.command(epilog=examples("sealift watch --plan dr.yaml --set rpo=1h"))(watch)
     app.command(epilog=examples("sealift mount newest --plan dr.yaml --disk vda"))(mount)
     app.command(
@@ -96,18 +102,38 @@ def verify(
 
 
 def failover(
-    point: PointArgument,
+    point: PointArgument = "newest",
     plan: PlanOption = None,
     sets: SetOption = None,
+    planned: Annotated[
+        bool,
+        typer.Option(
+            "--planned",
+            envvar="SEALIFT_PLANNED",
+            help="The source is there: stop it, sync it once more, start that elsewhere.",
+        ),
+    ] = False,
+    undo: Annotated[
+        bool,
+        typer.Option(
+            "--undo", envvar="SEALIFT_UNDO", help="Go back from an interrupted planned failover."
+        ),
+    ] = False,
     yes: YesOption = False,
+    prefect: PrefectOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Start a machine from a point in the plan's account, the source being gone."""
+    """Start a machine from a point in the plan's account, the source being gone or stopped for it.
+
+    A planned failover loses nothing, and any failure of it puts the source back to work.
+    """
     with invocation("failover", machine=json, plan=plan) as output:
-        from flows.cli import failover_command, plans
+        from flows.cli import failover_command, plans, prefect_runs
 
         chosen = plans.replication(plan, sets).plan
-        failover_command.run_failover(output, chosen, point, yes=yes)
+        choice = failover_command.FailoverChoice(point, planned, undo, yes)
+        with_prefect = prefect_runs.wanted(prefect)
+        failover_command.run_failover(output, chosen, choice, prefect=with_prefect)
 
 
 def watch(plan: PlanOption = None, sets: SetOption = None, json: JsonOption = False) -> None:

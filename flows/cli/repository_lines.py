@@ -381,12 +381,24 @@ class FailedOverTo(Summary):
     """A machine was started from a point, in the account of the plan."""
 
     command: Literal["failover"] = field(default="failover", init=False)
+    planned: bool
+    """The source was stopped for it, and synced once more."""
     point: str
     instance_id: str
     rpo_seconds: float
-    """Age of the point when the command began: what the machine does not know."""
+    """Age of the point when the command began: what the machine does not know; planned: 0."""
     rto_seconds: float
-    """From the command's start until the machine was healthy."""
+    """Until the machine was healthy: from the command's start, or from when the source stopped."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PutBack(Summary):
+    """A planned failover is undone."""
+
+    command: Literal["failover"] = field(default="failover", init=False)
+    vm: str
+    source_runs_again: bool
+    """False: none was under way, and only what had been prepared was removed."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -60,7 +60,7 @@ def prepare(world: Any, words: str) -> None:
         must(world, "replicate", "--plan", "dr.yaml")
     if words.startswith("points drop"):
         add_point(world.folder, "0123abcd")
-    if words.startswith("failover"):
+    if words.startswith("failover") and "--planned" not in words:
         world.hypervisor.shutdown(1.0)
 
 

@@ -133,6 +133,9 @@ CASES: dict[Words, list[list[str]]] = {
         ["newest", "--plan", "dr.yaml", "--yes"],
         ["newest", "--plan", "dr.yaml"],
         ["0000", "--plan", "dr.yaml", "--yes"],
+        ["--planned", "--plan", "dr.yaml", "--yes"],
+        ["--planned", "--undo", "--plan", "dr.yaml"],
+        ["--undo", "--plan", "dr.yaml"],
     ],
     ("watch",): [
         ["--plan", "dr.yaml"],
@@ -430,7 +433,7 @@ def circumstances(world: Any, example: str) -> Iterator[None]:
     prepare(world, example.removeprefix("sealift "))
     for words in BEFORE.get(example, []):
         assert world.run(words)[0] == 0
-    if "--undo" in example:
+    if "cutover --undo" in example:
         world.run("migrate")
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(world.cloud, "health", killed)

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from flows.deployments import DEFAULT_CRON, NAMES, TAGS, deployments
+from flows.deployments import DEFAULT_CRON, NAMES, REPLICATION_NAMES, TAGS, deployments
 from sealift.clock import SystemClock
-from sealift.config import MigrationPlan
+from sealift.config_load import AnyPlan, plan_given
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "prefect.yaml"
@@ -27,23 +27,25 @@ def shipped() -> list[dict[str, Any]]:
     return list(YAML(typ="safe").load(FILE.read_text())["deployments"])
 
 
-def example() -> MigrationPlan:
-    return MigrationPlan.model_validate(shipped()[0]["parameters"]["plan"])
+def examples() -> list[AnyPlan]:
+    """Every plan of the file, once."""
+    plans = {entry["name"]: plan_given(entry["parameters"]["plan"]) for entry in shipped()}
+    return list(plans.values())
 
 
 def test_the_file_ships_what_serve_registers() -> None:
-    made = {d.flow_name: d for d in deployments(example(), DEFAULT_CRON)}
-    assert len(made) == len(shipped()) == len(NAMES)
+    made = {d.entrypoint: d for plan in examples() for d in deployments(plan, DEFAULT_CRON)}
+    assert len(made) == len(shipped()) == len(NAMES) + len(REPLICATION_NAMES)
     for entry in shipped():
-        flow = made[f"sealift-{entry['entrypoint'].rpartition('.')[2]}"]
+        flow = made[entry["entrypoint"]]
         assert flow.name == entry["name"]
         assert flow.entrypoint == entry["entrypoint"]
         assert set(flow.tags or ()) == set(entry["tags"]) == set(TAGS)
         crons = [s["cron"] for s in entry.get("schedules", ())]
         assert [getattr(s.schedule, "cron", None) for s in flow.schedules or ()] == crons
         assert flow.parameters is not None
-        given = MigrationPlan.model_validate(entry["parameters"]["plan"])
-        assert MigrationPlan.model_validate(flow.parameters["plan"]) == given
+        given = plan_given(entry["parameters"]["plan"])
+        assert plan_given(flow.parameters["plan"]) == given
 
 
 def test_parameters_fit_the_flows() -> None:
@@ -53,9 +55,10 @@ def test_parameters_fit_the_flows() -> None:
     for entry in shipped():
         flow: Any = load_flow_from_entrypoint(entry["entrypoint"])
         found = flow.validate_parameters(entry["parameters"])
-        assert found["plan"] == MigrationPlan.model_validate(entry["parameters"]["plan"])
-        with pytest.raises(ParameterTypeError):
-            flow.validate_parameters({**entry["parameters"], "plan": {"migration": "-"}})
+        assert found["plan"] == plan_given(entry["parameters"]["plan"])
+        for wrong in ({"migration": "-"}, {"replication": "-", "repository": {}}):
+            with pytest.raises(ParameterTypeError):
+                flow.validate_parameters({**entry["parameters"], "plan": wrong})
 
 
 def test_the_form_has_no_field_that_may_be_anything() -> None:
@@ -85,6 +88,7 @@ def test_the_file_deploys_to_a_server(tmp_path: Path) -> None:
         )
         assert done.returncode == 0, done.stdout + done.stderr
     assert registered("example") == {f"sealift-{name}" for name in NAMES}
+    assert len(registered("example-dr")) == len(REPLICATION_NAMES)
 
 
 def registered(name: str) -> set[str]:

@@ -10,10 +10,19 @@ from typing import Any
 import pytest
 
 from flows import assembly, repositories
-from flows.deployments import DEFAULT_CRON, PRUNE_CRON, VERIFY_CRON, WATCH_CRON, deployments
+from flows.deployments import (
+    DEFAULT_CRON,
+    PRUNE_CRON,
+    REPLICATION_NAMES,
+    VERIFY_CRON,
+    WATCH_CRON,
+    deployments,
+)
 from flows.watching import freshness
 from sealift.cancel import CancelToken
 from sealift.clock import SystemClock
+from sealift.config import Target
+from sealift.config_aws import AwsPlan
 from sealift.config_repository import ReplicationPlan
 from sealift.errors import RepositoryRolledBackError, RpoExceededError, UsageError
 from sealift.progress import silent
@@ -100,6 +109,51 @@ def test_points_are_made_watched_verified_and_pruned_by_flows(
     assert [row["stays because of"] for row in said] == ["(goes)", "last"]
 
 
+@pytest.mark.prefect
+@pytest.mark.usefixtures("prefect_server")
+def test_failovers_are_flows_that_somebody_has_to_confirm(
+    world: Any, plan: ReplicationPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows import replicating
+
+    aws = AwsPlan(subnet="subnet-1", security_groups=("sg-1",))
+    with_account = plan.model_copy(update={"target": Target(aws=aws)})
+    monkeypatch.setattr(assembly, "account_target", lambda account, around, stack: world.cloud)
+    name = world.hypervisor.describe().name
+    replicating.replicate(with_account)
+    for flow in (replicating.failover, replicating.failover_planned):
+        with pytest.raises(UsageError, match=r"not (confirmed|approved)"):
+            flow(with_account, confirm="another")
+    with pytest.raises(UsageError, match="answers and runs"):
+        replicating.failover(with_account, confirm=name)
+    assert not world.cloud.instances
+    world.hypervisor.guest_write("vda", 0, b"the last write")
+    replicating.failover_planned(with_account, confirm=name)
+    (machine,) = world.cloud.instances.values()
+    assert machine.disks["vda"].startswith(b"the last write")
+    assert not world.hypervisor.running
+    assert "downtime" in artifacts("sealift-web-dr-evidence")[-1].data
+
+
+@pytest.mark.prefect
+@pytest.mark.usefixtures("prefect_server")
+def test_a_failover_from_the_newest_point_is_kept_as_an_artifact(
+    world: Any, plan: ReplicationPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows import replicating
+
+    aws = AwsPlan(subnet="subnet-1", security_groups=("sg-1",))
+    with_account = plan.model_copy(update={"target": Target(aws=aws)})
+    monkeypatch.setattr(assembly, "account_target", lambda account, around, stack: world.cloud)
+    replicating.replicate(with_account)
+    world.hypervisor.pause()
+    replicating.failover(with_account, confirm=world.hypervisor.describe().name)
+    (instance,) = world.cloud.instances
+    said = artifacts("sealift-web-dr-failover")[-1].data
+    assert instance in said
+    assert "measured RTO" in said
+
+
 def test_what_is_deployed_of_a_replication(plan: ReplicationPlan) -> None:
     made = {d.flow_name: d for d in deployments(plan, DEFAULT_CRON)}
     crons = {
@@ -112,6 +166,8 @@ def test_what_is_deployed_of_a_replication(plan: ReplicationPlan) -> None:
         "sealift-verify": [VERIFY_CRON],
         "sealift-prune": [PRUNE_CRON],
         "sealift-drill": [],
+        "sealift-failover": [],
+        "sealift-failover-planned": [],
     }
     assert all(d.parameters["plan"]["replication"] == "web-dr" for d in made.values())
     without = deployments(plan.model_copy(update={"rpo": None}), None)
@@ -121,7 +177,7 @@ def test_what_is_deployed_of_a_replication(plan: ReplicationPlan) -> None:
 def test_the_forms_have_no_field_that_may_be_anything() -> None:
     from flows import replicating
 
-    for name in ("replicate", "watch", "verify", "prune", "drill"):
+    for name in REPLICATION_NAMES:
         schema = getattr(replicating, name).parameters.model_dump()
         assert '"description"' in json.dumps(schema)
         for known in schema["properties"].values():

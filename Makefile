@@ -12,7 +12,7 @@ APT_PACKAGES := qemu-system-x86 qemu-utils seabios ovmf nbdkit libnbd-bin strace
 	systemd-boot-efi gcc libc6-dev python3-venv zsh fish
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: help setup system demo demo-dr test test-fast check bench fuzz simulate fault-table generated lock clean
+.PHONY: help setup system demo demo-azure demo-dr test test-fast check bench fuzz simulate fault-table generated lock clean
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -51,6 +51,9 @@ setup: system $(VENV)/.installed $(VENV)/azurite/.installed ## Install everythin
 
 demo: setup ## Move a live VM to an offline AWS, cut over, boot what landed
 	@$(BIN)/sealift demo
+
+demo-azure: setup ## The same with an offline Azure: page blobs, managed disks, a SCSI controller
+	@$(BIN)/sealift demo --target azure --output demo-output-azure
 
 demo-dr: setup ## Replicate a live VM on a schedule, boot every point, lose the source, fail over
 	@$(BIN)/python -m sandbox.demo_dr
@@ -94,4 +97,4 @@ lock: setup ## Resolve requirements.lock anew
 		--no-header --no-annotate --all-extras pyproject.toml -o requirements.lock
 
 clean: ## Remove the environment and caches of this checkout
-	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache demo-output demo-output-dr
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache demo-output demo-output-azure demo-output-dr

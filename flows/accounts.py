@@ -3,7 +3,7 @@
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from flows import aws_account
+from flows import aws_account, azure_account
 from flows.around import Around
 from sealift.config import Target
 from sealift.endpoints import CloudTarget
@@ -28,13 +28,11 @@ class Account:
 
 
 def account_target(account: Account, around: Around, stack: ExitStack) -> CloudTarget:
-    """A target in the account; ``stack`` closes it.
-
-    Raises:
-        ConfigError: this release has no connector for it.
-    """
-    aws = account.target.aws
-    if aws is None:
-        raise ConfigError("target.azure: this release only checks such plans")
+    """A target in the account; ``stack`` closes it."""
+    target, owner = account.target, account.owner
+    if target.azure is not None:
+        return azure_account.target(target.azure, owner, account.connections, around, stack)
+    if target.aws is None:
+        raise ConfigError("target: set exactly one of aws, azure")
     pace = aws_account.Pace(account.connections, account.put_rate)
-    return aws_account.target(aws, account.owner, pace, around, stack)
+    return aws_account.target(target.aws, owner, pace, around, stack)

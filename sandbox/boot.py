@@ -14,12 +14,13 @@ from sandbox.guest.landing import Landed, boot_landed
 from sandbox.guest.machine import Controller
 from sandbox.reports import BootReport, CheckStatus
 from sealift.endpoints import Firmware
+from sealift.errors import ToolError
 
 Export = Callable[[str, Path], int]
 
 
 @dataclass
-class _Booter:
+class Booter:
     """Boots machines and keeps what they showed; safe from several threads.
 
     Nothing but the disks' bytes is used: partition table, boot loader and kernel are those on
@@ -33,7 +34,7 @@ class _Booter:
     folder: Path
     timeout_seconds: float = 120.0
     landed: dict[str, Landed] = field(default_factory=dict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _came: threading.Condition = field(default_factory=threading.Condition)
 
     def _boot(
         self,
@@ -52,13 +53,26 @@ class _Booter:
             controller=controller,
             timeout_seconds=self.timeout_seconds,
         )
-        with self._lock:
+        with self._came:
             self.landed[name] = landed
+            self._came.notify_all()
         return BootReport(CheckStatus.OK, landed.console.encode(), landed.screenshot.read_bytes())
+
+    def only(self) -> tuple[str, Landed]:
+        """Name of the one machine that came up, and what it said; waits as long as a boot may.
+
+        Raises:
+            ToolError: none came up, or more than one.
+        """
+        with self._came:
+            self._came.wait_for(lambda: self.landed, self.timeout_seconds)
+            if len(self.landed) != 1:
+                raise ToolError(f"one machine was to come up, and {len(self.landed)} did")
+            return next(iter(self.landed.items()))
 
 
 @dataclass
-class InstanceBooter(_Booter):
+class InstanceBooter(Booter):
     """A boot hook for ``AwsSandbox``: status checks are ok when the guest really came up.
 
     Volumes hang on NVMe, as on Nitro. ``landed`` has what was seen, by instance id.
@@ -78,7 +92,7 @@ class InstanceBooter(_Booter):
 
 
 @dataclass
-class MachineBooter(_Booter):
+class MachineBooter(Booter):
     """A boot hook for ``AzureSandbox``: boot diagnostics show what the guest really said.
 
     Disks hang on a SCSI controller, as on Azure ("Azure VM sizes", remote storage); QEMU has

@@ -1,6 +1,8 @@
 """Child processes that end with the process that started them, however that one ends."""
 
+import signal
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -36,7 +38,7 @@ def spawn(
 
     def start() -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            command,
+            [*_listening(), *command],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -45,3 +47,14 @@ def spawn(
         )
 
     return _SPAWNER.submit(start).result()
+
+
+def _listening() -> list[str]:
+    """What a child is started through where signals are blocked here, because it inherits that.
+
+    One that never hears SIGTERM would have to be killed, and a killed Azurite loses its index.
+    """
+    if not signal.pthread_sigmask(signal.SIG_BLOCK, ()):
+        return []
+    unblock = "import os,signal,sys; signal.pthread_sigmask(signal.SIG_SETMASK, ()); "
+    return [sys.executable, "-ISc", unblock + "os.execvp(sys.argv[1], sys.argv[1:])"]

@@ -1,8 +1,8 @@
-"""The main job on real input, with everything embedded and nothing simulated but AWS itself.
+"""The main job on real input, with everything embedded and nothing simulated but the cloud itself.
 
 A real guest writes numbered records and acknowledges each on its console. The commands
-of Sealift, run as a user runs them, replicate it in rounds to EBS snapshots of the
-sandbox, cut over, and the machine that EC2 launches is booted from what EBS holds.
+of Sealift, run as a user runs them, replicate it in rounds into a cloud's sandbox, cut
+over, and the machine that the cloud launches is booted from what landed there.
 """
 
 import os
@@ -14,9 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sandbox.aws.network import default_network
-from sandbox.aws.server import AwsSandbox
-from sandbox.boot import InstanceBooter
+from sandbox.demo_cloud import DemoCloud, OpenCloud, aws_cloud
 from sandbox.guest.image import GuestSpec, build_guest
 from sandbox.guest.landing import Landed
 from sandbox.guest.machine import GuestMachine, MachineSpec
@@ -35,11 +33,7 @@ source:
     scratch: {scratch}
     scratch_limit: 2GiB
 target:
-  aws:
-    region: us-east-1
-    subnet: {subnet}
-    security_groups: [{group}]
-policy:
+{target}policy:
   min_rounds: 2
   downtime_budget: 60s
   stop:
@@ -72,6 +66,7 @@ class Demo:
         output: gets plan, picture, consoles and evidence.
         firmware: of the guest.
         say: prints a line.
+        cloud: starts the sandbox that the guest moves to.
         prefect: run the rounds as a Prefect flow.
         stdout: descriptor for what the commands print; None for our own.
     """
@@ -82,12 +77,14 @@ class Demo:
         firmware: Firmware,
         say: Callable[[str], None],
         *,
+        cloud: OpenCloud = aws_cloud,
         prefect: bool,
         stdout: int | None = None,
     ) -> None:
         self._output = output.absolute()
         self._firmware = firmware
         self._say = say
+        self._open = cloud
         self._prefect = prefect
         self._stdout = stdout
         self._clock = SystemClock()
@@ -106,21 +103,17 @@ class Demo:
             self._title("A guest with two disks, built to boot by itself")
             (work / "guest").mkdir()
             disks = build_guest(GuestSpec(self._firmware), work / "guest")
-            booter = InstanceBooter(work / "landed")
             machine = GuestMachine(MachineSpec(disks, self._firmware, autostart=True), work / "vm")
-            with AwsSandbox(work / "aws", on_launch=booter) as sandbox, machine:
-                booter.sandbox = sandbox
-                return self._migrate(work, sandbox, machine, booter)
+            with self._open(work) as cloud, machine:
+                return self._migrate(work, cloud, machine)
 
-    def _migrate(
-        self, work: Path, sandbox: AwsSandbox, machine: GuestMachine, booter: InstanceBooter
-    ) -> Outcome:
+    def _migrate(self, work: Path, cloud: DemoCloud, machine: GuestMachine) -> Outcome:
         machine.wait_ready()
         machine.command(f"rate {_RECORDS_PER_SECOND}")
         machine.command(f"burst {_FIRST_MIB}M")
         self._say(f"  guest is up and writes; acknowledged so far: {machine.acked()}")
-        environment = {**os.environ, **sandbox.environment()}
-        self._write_plan(work, machine, environment)
+        environment = {**os.environ, **cloud.environment}
+        self._write_plan(work, machine, cloud)
         prefect = ["--prefect"] if self._prefect else []
         self._command(environment, "preflight")
         self._command(environment, "plan")
@@ -134,18 +127,22 @@ class Demo:
         self._title("Cutover")
         self._command(environment, "cutover", "--no-rounds", "--yes")
         self._command(environment, "status")
-        return self._count(machine.acked(), machine, booter)
+        return self._count(work, cloud, machine)
 
-    def _count(self, acknowledged: int, machine: GuestMachine, booter: InstanceBooter) -> Outcome:
-        self._title("What EC2 launched, booted from what EBS holds")
-        (landed,) = booter.landed.values()
+    def _count(self, work: Path, cloud: DemoCloud, machine: GuestMachine) -> Outcome:
+        self._title(cloud.title)
+        acknowledged = machine.acked()
+        _, landed = cloud.booter.only()
+        for sentence in cloud.prove(work):
+            self._say(f"  {sentence}")
         picture = self._keep(landed, machine)
         found = landed.found
         self._say(
-            f"  booted on NVMe by its own boot loader in {format_duration(landed.ready_seconds)}; "
-            f"it says: {found.on_root} records on the root disk, {found.on_data} on the data "
-            f"disk, {found.holes} holes, {found.corrupt} corrupt, {found.stale} stale, one "
-            f"instant over both disks: {'yes' if found.in_step else 'NO'}"
+            f"  booted on {cloud.controller} by its own boot loader in "
+            f"{format_duration(landed.ready_seconds)}; it says: {found.on_root} records on the "
+            f"root disk, {found.on_data} on the data disk, {found.holes} holes, "
+            f"{found.corrupt} corrupt, {found.stale} stale, one instant over both disks: "
+            f"{'yes' if found.in_step else 'NO'}"
         )
         self._say(f"  picture of its screen: {picture}")
         if not found.intact:
@@ -159,14 +156,12 @@ class Demo:
         (self._output / "source-console.log").write_text(machine.console.text)
         return picture
 
-    def _write_plan(self, work: Path, machine: GuestMachine, environment: dict[str, str]) -> None:
-        subnet, group = default_network(environment)
+    def _write_plan(self, work: Path, machine: GuestMachine, cloud: DemoCloud) -> None:
         text = _PLAN.format(
             state=self._output / "state",
             qmp=machine.qmp_path,
             scratch=work,
-            subnet=subnet,
-            group=group,
+            target=cloud.target,
             stop="shutdown",
         )
         shutil.rmtree(self._output / "state", ignore_errors=True)

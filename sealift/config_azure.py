@@ -15,6 +15,10 @@ AzureEndpoint = (
 )
 """URL of a service; tokens are sent there, so it has to be https."""
 _NETWORK = r"(?i)^/subscriptions/[^/\s]+/resourceGroups/[^/\s]+/providers/Microsoft\.Network"
+_STORAGE = (
+    r"(?i:^/subscriptions/[^/\s]+/resourceGroups/[^/\s]+/providers/Microsoft\.Storage"
+    r"/storageAccounts/[a-z0-9]{3,24}$)"
+)
 
 
 class AzurePlan(PlanModel):
@@ -29,8 +33,9 @@ class AzurePlan(PlanModel):
         description="Resource group of everything that is made; it must exist",
     )
     storage_account: Text = Field(
-        pattern=r"^[a-z0-9]{3,24}$",
-        description="Storage account of the staged disks, in the same location; it must exist",
+        pattern=r"^[a-z0-9]{3,24}$|" + _STORAGE,
+        description="Storage account of the staged disks, in the same location: its name, or its "
+        "resource id where it is in another resource group; it must exist",
     )
     container: str = Field(
         pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$",

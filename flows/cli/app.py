@@ -11,6 +11,7 @@ from flows.cli.image_app import image
 from flows.cli.invocation import invocation, machine_asked
 from flows.cli.options import (
     BootOption,
+    CloudOption,
     CronOption,
     DemoPrefectOption,
     DirectoryOption,
@@ -222,34 +223,44 @@ def abandon(
             replicate_command.abandon(output, chosen, yes=yes)
 
 
-@app.command(epilog=examples("sealift sandbox", "sealift sandbox --directory account --json"))
+@app.command(
+    epilog=examples(
+        "sealift sandbox",
+        "sealift sandbox --directory account --json",
+        "sealift sandbox --target azure",
+    )
+)
 def sandbox(
     directory: DirectoryOption = None,
     port: PortOption = 0,
     boot: BootOption = False,
+    target: CloudOption = "aws",
     json: JsonOption = False,
 ) -> None:
-    """An AWS account of your own, offline, to rehearse a plan with; ends with Ctrl-C."""
+    """A cloud account of your own, offline, to rehearse a plan with; ends with Ctrl-C."""
     with invocation("sandbox", machine=json) as output:
         from flows.cli import sandbox_command
 
-        sandbox_command.sandbox(output, directory, port, boot=boot)
+        sandbox_command.sandbox(output, directory, port, target, boot=boot)
 
 
-@app.command(epilog=examples("sealift demo --output demo-output"))
+@app.command(
+    epilog=examples("sealift demo --output demo-output", "sealift demo --target azure --uefi")
+)
 def demo(
     output: OutputOption = Path("demo-output"),
     uefi: UefiOption = False,
+    target: CloudOption = "aws",
     prefect: DemoPrefectOption = True,
     json: JsonOption = False,
 ) -> None:
-    """Move a live guest to the offline AWS, cut over, boot what landed, count its records."""
+    """Move a live guest to an offline cloud, cut over, boot what landed, count its records."""
     with invocation("demo", machine=json) as told:
         from flows.cli import demo_command
         from sealift.endpoints import Firmware
 
         firmware = Firmware.UEFI if uefi else Firmware.BIOS
-        demo_command.demo(told, output, firmware, prefect=prefect)
+        demo_command.demo(told, output, firmware, target, prefect=prefect)
 
 
 @app.command(epilog=examples("sealift serve --cron '*/30 * * * *'"))

@@ -1,4 +1,4 @@
-"""``sealift demo``: a live guest moves to the offline AWS, and its records are counted."""
+"""``sealift demo``: a live guest moves to an offline cloud, and its records are counted."""
 
 import sys
 from pathlib import Path
@@ -6,17 +6,19 @@ from pathlib import Path
 from flows.cli.output import Output
 from flows.cli.summaries import Demonstrated
 from sandbox.demo import Demo
+from sandbox.demo_cloud import OpenCloud, aws_cloud
 from sealift.endpoints import Firmware
 from sealift.errors import IntegrityError, UsageError
 
 
-def demo(output: Output, folder: Path, firmware: Firmware, *, prefect: bool) -> None:
+def demo(output: Output, folder: Path, firmware: Firmware, target: str, *, prefect: bool) -> None:
     """Run it; the last line counts.
 
     Raises:
-        UsageError: the folder cannot be made.
+        UsageError: the folder cannot be made, or there is no such target.
         SealiftError: a command failed, or a record is missing.
     """
+    cloud = _cloud(target)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
@@ -28,7 +30,8 @@ def demo(output: Output, folder: Path, firmware: Firmware, *, prefect: bool) -> 
             f"{folder}: {error.strerror}", next_step="name a folder with --output FOLDER"
         ) from None
     stdout = sys.stderr.fileno() if output.machine else None
-    outcome = Demo(folder, firmware, output.say, prefect=prefect, stdout=stdout).run()
+    shown = Demo(folder, firmware, output.say, cloud=cloud, prefect=prefect, stdout=stdout)
+    outcome = shown.run()
     counted = (
         f"records acknowledged: {outcome.acknowledged}, found on the landed disk: "
         f"{outcome.found}, lost: {outcome.lost}"
@@ -44,3 +47,13 @@ def demo(output: Output, folder: Path, firmware: Firmware, *, prefect: bool) -> 
             picture=str(outcome.picture),
         )
     )
+
+
+def _cloud(target: str) -> OpenCloud:
+    if target == "aws":
+        return aws_cloud
+    if target == "azure":
+        from sandbox.demo_azure import azure_cloud
+
+        return azure_cloud
+    raise UsageError(f"--target {target}: there are aws, azure", next_step="choose one")

@@ -43,11 +43,11 @@ def version(output: Output) -> None:
         output.say(f"{name} {found}")
     output.summary(
         Versions(
-            text="sources: qemu; targets: aws; images: raw, qcow2, vmdk, vhd, vhdx, vdi",
+            text="sources: qemu; targets: aws, azure; images: raw, qcow2, vmdk, vhd, vhdx, vdi",
             version=sealift.__version__,
             json_format=FORMAT,
             sources=["qemu"],
-            targets=["aws"],
+            targets=["aws", "azure"],
             tools=tools,
         )
     )

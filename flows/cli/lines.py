@@ -246,9 +246,10 @@ class Rehearsal(Line):
 
     type: Literal["sandbox"] = field(default="sandbox", init=False)
     environment: Mapping[str, str]
-    """Variables with which any AWS client reaches the account; its keys are worth nothing."""
-    subnet: str
-    security_groups: Sequence[str]
+    """Variables with which any client of that cloud reaches the account; its keys are worth
+    nothing."""
+    plan: Mapping[str, str]
+    """Variables that name the account in a plan."""
 
 
 @dataclass(frozen=True, kw_only=True)

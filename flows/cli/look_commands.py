@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 
 from flows import assembly
 from flows.checks import failed_checks, preflight_checks
@@ -84,15 +85,32 @@ def plan_round(output: Output, plan: MigrationPlan) -> None:
     """What the next round would read, send, cost and take."""
     with _looking(plan, "plan") as (ports, known):
         vm = ports.context.retrier().call(ports.hypervisor.describe)
-        economics = economics_of(ports.target, max(1, len(vm.disks)))
+        economics = economics_of(plan.target, ports.target, max(1, len(vm.disks)))
         block = economics.block_size if economics else DEFAULT_BLOCK_BYTES
         zeroes = economics is not None and economics.sends_zeroes
         disks = estimate(ports, known, block, zeroes_are_sent=zeroes)
+        stored = sum(ports.target.volume_size(d.size) for d in disks)
     for d in disks:
         output.emit(_line(d))
     columns = ("disk", "sync", "because", "size", "reads at most", "sends at most")
     output.table(f"next round of {known.vm_name}", columns, [_row(d) for d in disks])
-    _summary(output, plan, known, sum(d.send_bytes for d in disks), block, economics)
+    send = sum(d.send_bytes for d in disks)
+    _summary(output, plan, known, Amounts(send, -(-send // block), stored), economics)
+
+
+@dataclass(frozen=True, slots=True)
+class Amounts:
+    """Upper bounds of a round.
+
+    Attributes:
+        sent: bytes.
+        calls: that write them.
+        stored: bytes that the target may keep afterwards, of this point alone.
+    """
+
+    sent: int
+    calls: int
+    stored: int
 
 
 def _line(d: DiskEstimate) -> Estimated:
@@ -122,36 +140,51 @@ def _summary(
     output: Output,
     plan: MigrationPlan,
     known: Migration,
-    send: int,
-    block: int,
+    amounts: Amounts,
     economics: Economics | None,
 ) -> None:
-    calls = -(-send // block)
+    send = amounts.sent
     rate = _ceiling(plan, economics)
-    words = [f"at most {format_size(send)} in {calls} calls"]
+    words = [f"at most {format_size(send)} in {amounts.calls} calls{_joined(economics)}"]
     if rate is not None:
         words.append(f"at least {format_duration(send / rate)} at the ceiling {format_rate(rate)}")
     measured = _measured(known)
     if measured is not None:
         words.append(f"about {format_duration(send / measured)} as fast as the last round")
-    usd = calls * economics.usd_per_call if economics else None
-    if economics and usd is not None:
-        words.append(
-            f"at most {usd:.2f} USD for the calls (US prices of {economics.prices_as_of}; "
-            f"storage, machines and traffic are not in it); ceiling by {economics.source}"
-        )
+    words.append(f"the target stores at most {format_size(amounts.stored)} of it")
+    price = economics.usd_per_call if economics else None
+    usd = None if price is None else amounts.calls * price
+    if economics:
+        words.append(f"{_cost(usd, economics)}; ceiling by {economics.source}")
     output.summary(
         Planned(
             text="; ".join(words),
             next="sealift replicate, or sealift migrate",
             send_bytes_at_most=send,
-            calls_at_most=calls,
+            calls_at_most=amounts.calls,
+            stored_bytes_at_most=amounts.stored,
             ceiling_bytes_per_second=rate,
             measured_bytes_per_second=measured,
             usd_at_most=usd,
             migration=known.id,
             phase=known.phase,
         )
+    )
+
+
+def _joined(economics: Economics | None) -> str:
+    if economics is None or economics.bytes_per_call == economics.block_size:
+        return ""
+    longest = format_size(economics.bytes_per_call)
+    return f", fewer where blocks lie side by side (up to {longest} a call)"
+
+
+def _cost(usd: float | None, economics: Economics) -> str:
+    if usd is None:
+        return "no price known for calls and storage: see the provider's list for your region"
+    return (
+        f"at most {usd:.2f} USD for the calls (US prices of {economics.prices_as_of}; "
+        "storage, machines and traffic are not in it)"
     )
 
 

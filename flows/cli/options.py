@@ -104,6 +104,12 @@ BootOption = Annotated[
         "--boot", envvar="SEALIFT_BOOT", help="Really boot what is launched, in an emulator."
     ),
 ]
+CloudOption = Annotated[
+    str,
+    typer.Option(
+        "--target", envvar="SEALIFT_TARGET", metavar="aws|azure", help="Whose offline cloud it is."
+    ),
+]
 OutputOption = Annotated[
     Path,
     typer.Option(

@@ -38,13 +38,15 @@ class Planned(Summary):
     command: Literal["plan"] = field(default="plan", init=False)
     send_bytes_at_most: int
     calls_at_most: int
-    """Of PutSnapshotBlock."""
+    """That write blocks: PutSnapshotBlock of AWS, Put Page of Azure."""
+    stored_bytes_at_most: int
+    """That the target keeps of this point; what it shares with the one before counts in it."""
     ceiling_bytes_per_second: float | None
     """The least of what quota, ``limits.put_rate`` and ``limits.bandwidth`` allow."""
     measured_bytes_per_second: float | None
     """Of the last round."""
     usd_at_most: float | None
-    """For the calls alone."""
+    """For the calls alone; null where no price is known."""
     migration: str
     phase: Phase
 

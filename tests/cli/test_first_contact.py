@@ -149,6 +149,7 @@ PLACES = [
     (["cutover", "--yes"], "flows.session.assembly.ports_over"),
     (["abandon", "--yes"], "flows.session.assembly.ports_over"),
     (["sandbox"], "sandbox.aws.server.AwsSandbox.start"),
+    (["sandbox", "--target", "azure"], "sandbox.azure.server.AzureSandbox.start"),
     (["demo"], "flows.cli.demo_command.Demo"),
     (["serve"], "flows.cli.plans.load_any"),
     (["version"], "flows.cli.doctor_command.examine"),

@@ -74,11 +74,7 @@ def _environment(account: "subprocess.Popen[str]") -> dict[str, str]:
     assert account.stdout is not None
     hello, told = (json.loads(account.stdout.readline()) for _ in range(2))
     assert (hello["type"], told["type"]) == ("hello", "sandbox")
-    return {
-        **told["environment"],
-        "SEALIFT_TARGET__AWS__SUBNET": told["subnet"],
-        "SEALIFT_TARGET__AWS__SECURITY_GROUPS": ",".join(told["security_groups"]),
-    }
+    return {**told["environment"], **told["plan"]}
 
 
 def _machine(folder: Path) -> "subprocess.Popen[bytes]":

@@ -15,6 +15,7 @@ from azure.storage.blob import BlobClient, BlobServiceClient
 
 from sandbox.azure import blob_rules
 from sandbox.azure.blob_calls import BlobRequest, identify
+from sandbox.azure.blob_lies import lied
 from sandbox.azure.faults import (
     Call,
     Codes,
@@ -188,7 +189,7 @@ class _Handler(TlsHandler):
         reply = self._finished(request, fault, reply, response.getheader("content-length"))
         if fault is None:
             return self._sent(Delivery(reply))
-        return self._sent(spoiled(fault, _CODES, _refuse, reply))
+        return self._sent(spoiled(fault, _CODES, _refuse, lied(fault, reply)))
 
     def _finished(
         self, request: BlobRequest, fault: Fault | None, reply: Reply, length: str | None

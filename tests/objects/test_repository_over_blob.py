@@ -2,10 +2,15 @@
 
 import random
 from collections.abc import Mapping
+from contextlib import suppress
+from typing import cast
 
 import pytest
 
-from sealift.errors import IntegrityError
+from sandbox.azure.faults import Fault, FaultKind
+from sealift.clock import SystemClock
+from sealift.errors import IntegrityError, SealiftError
+from sealift.objects_retry import PatientStore
 from sealift.pipeline import InlineExecutor
 from sealift.ports import ReplicaPorts
 from sealift.replicator import Replicator
@@ -13,8 +18,9 @@ from sealift.repository.check import Checker
 from sealift.repository.prune import Pruner
 from sealift.repository.retention import Retention
 from sealift.repository.target import RepositoryTarget
-from sealift.retry import RetryPolicy
+from sealift.retry import Retrier, RetryPolicy
 from sealift.sync import SyncContext
+from sealift.testing.clock import VirtualClock
 from sealift.testing.object_contracts import names
 from sealift.testing.source import SimulatedHypervisor
 from tests.conftest import Evidence
@@ -53,6 +59,62 @@ def restored(world: World) -> list[Mapping[str, bytes]]:
         ]
     finally:
         repository.close()
+
+
+KINDS = (
+    FaultKind.THROTTLE,
+    FaultKind.ERROR_AFTER,
+    FaultKind.OK_WITH_PROXY_PAGE,
+    FaultKind.RESET_AFTER,
+    FaultKind.TRUNCATED,
+    FaultKind.EXPIRED_TOKEN,
+    FaultKind.ACCESS_DENIED,
+)
+PASSING = frozenset(KINDS) - {FaultKind.EXPIRED_TOKEN, FaultKind.ACCESS_DENIED}
+
+
+def disturbed(container: Container, prefix: str, kind: FaultKind, call: int) -> bool:
+    """Two rounds with one fault at a call of the second; False when there was no such call."""
+    book, clock = container.box.faults, SystemClock()
+    retrier = Retrier(POLICY, clock, rng=random.Random(1))
+    store = PatientStore(container.store(prefix=prefix), retrier)
+    world = World(store, clock=cast(VirtualClock, clock))
+    world.init().close()
+    hypervisor = SimulatedHypervisor({"vda": random.Random(1).randbytes(20 * CHUNK)}, granule=1024)
+    replicated(world, hypervisor)
+    hypervisor.guest_write("vda", 3 * CHUNK, random.Random(call).randbytes(2 * CHUNK))
+    expected = bytes(hypervisor.disks["vda"])
+    book.clear()
+    book.add(Fault(kind, skip=call - 1))
+    if kind in PASSING:
+        replicated(world, hypervisor)
+    else:
+        with suppress(SealiftError):
+            replicated(world, hypervisor)
+    struck = not book.unexercised()
+    book.clear()
+    if kind not in PASSING and struck:
+        replicated(world, hypervisor)
+    assert restored(world)[-1]["vda"] == expected, (kind, call)
+    return struck
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.fault(14, 18, 19, 20, 23, 24)
+def test_every_bad_answer_of_azure_at_every_call_of_a_round(
+    container: Container, evidence: Evidence
+) -> None:
+    struck = 0
+    for kind in KINDS:
+        for call in range(1, 60):
+            if not disturbed(container, f"{kind.value}/{call}/", kind, call):
+                break
+            struck += 1
+        else:
+            pytest.fail("the round has no end")
+    assert struck >= 80
+    evidence("bad answers of azure blob at calls of a round", f"{struck}, unequal: 0")
 
 
 def test_points_are_made_verified_pruned_and_read_again(

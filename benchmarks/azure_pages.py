@@ -52,7 +52,7 @@ def measure(scale: Scale, folder: Path) -> Iterator[Row]:
 
 
 def _seed_row(box: AzureSandbox, scale: Scale, folder: Path) -> Row:
-    size, data = scale.profile_bytes, scale.profile_bytes // 2
+    size, data = scale.cutover_bytes, scale.cutover_bytes // 2
     disk = write_data(folder / "seed.raw", size, spread(size, data, MAX_PUT_BYTES))
     connections = _fastest(box, disk)
     seed = Seed(disk, folder, replace(_spec(box), concurrency=connections))
@@ -241,7 +241,6 @@ def _fastest(box: AzureSandbox, disk: Path) -> int:
     found = {}
     for connections in CONNECTIONS:
         with PlainUploader(disk, box, connections) as uploader:
-            uploader.upload()  # opens the connections
             found[connections] = seconds(uploader.upload)
     return min(CONNECTIONS, key=lambda number: found[number])
 

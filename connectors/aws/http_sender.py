@@ -6,7 +6,7 @@ it (ADR 21).
 """
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import botocore.exceptions as boto
@@ -59,10 +59,18 @@ class HttpSender:
 
     One connection for each request in flight. Memory: the bodies are the callers'; an answer
     is at most ``LARGEST_ANSWER_BYTES``.
+
+    Args:
+        route: how the endpoint is reached.
+        failure: makes the error from libcurl's code, the URL and the route; what botocore
+            raises when not given.
     """
 
-    def __init__(self, route: Route) -> None:
+    def __init__(
+        self, route: Route, failure: Callable[[int, str, Route], Exception] | None = None
+    ) -> None:
         self._route = route
+        self._failure = failure or _failure
         self._clock = SystemClock()
         self._idle: list[pycurl.Curl] = []
         self._lock = threading.Lock()
@@ -92,7 +100,7 @@ class HttpSender:
             handle.perform()
         except pycurl.error as error:
             handle.close()
-            raise _failure(int(error.args[0]), url, self._route) from None
+            raise self._failure(int(error.args[0]), url, self._route) from None
         finished = answer.whole(handle.getinfo(pycurl.RESPONSE_CODE))
         with self._lock:
             self._idle.append(handle)

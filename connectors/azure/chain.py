@@ -15,16 +15,13 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from connectors.azure.actions import READ
 from connectors.azure.errors import azure_call, field_of
 from connectors.azure.session import AzureClients
 from converters.vhd import FOOTER_BYTES
 
 if TYPE_CHECKING:
     from azure.storage.blob import BlobProperties
-
-READ = "Microsoft.Storage/storageAccounts/blobServices/containers/blobs/read"
-WRITE = "Microsoft.Storage/storageAccounts/blobServices/containers/blobs/write"
-DELETE = "Microsoft.Storage/storageAccounts/blobServices/containers/blobs/delete"
 
 _MIGRATION = "sealift_migration"
 _STATE = "sealift_state"

@@ -11,7 +11,8 @@ from typing import Any
 
 from azure.core import MatchConditions
 
-from connectors.azure.chain import DELETE, WRITE, Base, Chains, Label, Point, State
+from connectors.azure.actions import DELETE, WRITE
+from connectors.azure.chain import Base, Chains, Label, Point, State
 from connectors.azure.errors import MissingError, azure_call
 from connectors.azure.staging import Staging, races_again
 from sealift.endpoints import SnapshotRef, SourceVm

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from azure.storage.blob import BlobLeaseClient
 
-from connectors.azure.chain import WRITE, Label
+from connectors.azure.actions import WRITE
+from connectors.azure.chain import Label
 from connectors.azure.errors import azure_call, code_of
 from connectors.azure.names import Owner
 from connectors.azure.session import AzureClients

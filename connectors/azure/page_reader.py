@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 
-from connectors.azure.chain import READ, Point
+from connectors.azure.actions import READ
+from connectors.azure.chain import Point
 from connectors.azure.errors import MissingError, azure_call
 from connectors.azure.session import AzureClients
 from sealift.errors import PointLostError, TransientError

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from connectors.azure.chain import WRITE
+from connectors.azure.actions import WRITE
 from connectors.azure.errors import azure_call, field_of
 from connectors.azure.leases import is_not_held, lease_lost
 from connectors.azure.staging import Staging
@@ -47,6 +47,7 @@ class PageBlobWriter:
         self._generation = staging.generation(ref.id)
         self._lease = staging.owner.lease_id(self._name, seq)
         self._blob = staging.clients.blob(self._name)
+        self._pages = staging.clients.pages
         self._caps = WriterCaps(
             size=ref.size,
             block_size=BLOCK_BYTES,
@@ -82,11 +83,8 @@ class PageBlobWriter:
         if is_zero(data):
             self.zero(offset, length)
             return
-        with self._call(), azure_call(WRITE):
-            answer = self._blob.upload_page(
-                bytes(data), offset, length, lease=self._lease, validate_content="md5"
-            )
-            field_of(answer, "etag", WRITE)
+        with self._call():
+            self._pages.put(self._blob.url, offset, bytes(data), self._lease)
 
     def zero(self, offset: int, length: int) -> None:
         """Clear pages, in one call however many; they read as zeroes."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from connectors.azure.chain import READ, WRITE
+from connectors.azure.actions import READ, WRITE
 from connectors.azure.disks import check_os_disk, generation
 from connectors.azure.errors import azure_call
 from connectors.azure.machines import GROUP_READ, Machines

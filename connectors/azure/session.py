@@ -1,18 +1,24 @@
 """SDK clients from Azure's standard credentials, with every retry of the SDKs switched off."""
 
+import os
 import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
+import certifi
 import requests
 from azure.core.exceptions import DecodeError
 from azure.core.pipeline import PipelineRequest, PipelineResponse
 from azure.core.pipeline.policies import RetryPolicy, SansIOHTTPPolicy
 from azure.core.pipeline.transport import RequestsTransport
 from requests.adapters import HTTPAdapter
+from requests.utils import get_environ_proxies
 from urllib3.util import Retry
 
+from connectors.aws.http_sender import HttpSender, Route
 from connectors.azure.errors import azure_call
+from connectors.azure.page_put import PageSender, failure
 from connectors.azure.spec import AzureSpec
 
 if TYPE_CHECKING:
@@ -23,6 +29,7 @@ if TYPE_CHECKING:
     from azure.storage.blob import BlobClient, BlobServiceClient, ContainerClient
 
 _SPARE_CONNECTIONS = 4  # polls and listings beside the page writers
+_USER_AGENT = "sealift/0.1"
 _PUBLIC_CLOUD = "https://management.azure.com"
 
 
@@ -131,6 +138,29 @@ class AzureClients:
     def blob(self, name: str, snapshot: str | None = None) -> "BlobClient":
         """One blob of it, or a snapshot of one."""
         return self.blobs.get_blob_client(self.spec.container, name, snapshot=snapshot)
+
+    @property
+    def pages(self) -> PageSender:
+        """Put Page, which takes another way than all other calls; see ``page_put``."""
+        version = self.blobs.api_version
+        with self._lock:
+            if "pages" not in self._made:
+                self._made["pages"] = PageSender(self.credential, version, self._sender())
+            found: PageSender = self._made["pages"]
+            return found
+
+    def _sender(self) -> HttpSender:
+        """Authorities and proxy as the SDK's transport chooses them."""
+        address, spec = self.spec.blob_address, self.spec
+        trust = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
+        route = Route(
+            trust=trust or certifi.where(),
+            proxy=get_environ_proxies(address).get(urlsplit(address).scheme, ""),
+            connect_timeout_seconds=spec.connect_timeout_seconds,
+            read_timeout_seconds=spec.read_timeout_seconds,
+            user_agent=_USER_AGENT,
+        )
+        return HttpSender(route, failure)
 
     @property
     def compute(self) -> "ComputeManagementClient":

@@ -15,7 +15,8 @@ from datetime import UTC, datetime
 
 from azure.core import MatchConditions
 
-from connectors.azure.chain import DELETE, WRITE, Base, Chain, Chains, Label, Point, State
+from connectors.azure.actions import DELETE, WRITE
+from connectors.azure.chain import Base, Chain, Chains, Label, Point, State
 from connectors.azure.errors import MissingError, azure_call, code_of, field_of
 from connectors.azure.leases import Leases, is_not_held, lease_lost
 from connectors.azure.names import Owner, footer_id, parse_snapshot_id, snapshot_id

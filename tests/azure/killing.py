@@ -5,12 +5,14 @@ target with fresh connections.
 """
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 from azure.core.pipeline.transport import RequestsTransport
 
+from connectors.aws.http_sender import HttpAnswer, HttpSender
 from connectors.azure.session import AzureClients
 from connectors.azure.target import AzureTarget
 
@@ -59,6 +61,25 @@ class _Transport(RequestsTransport):  # type: ignore[misc]
         return self.blade.send(request, lambda: super(_Transport, self).send(request, **named))
 
 
+class _Sender:
+    """What ``HttpSender`` does, under the blade."""
+
+    def __init__(self, sender: HttpSender, blade: Blade) -> None:
+        self._sender, self._blade = sender, blade
+
+    def send(
+        self, method: str, url: str, headers: Sequence[tuple[str, str]], body: bytes
+    ) -> HttpAnswer:
+        request = SimpleNamespace(method=method)
+        answer: HttpAnswer = self._blade.send(
+            request, lambda: self._sender.send(method, url, headers, body)
+        )
+        return answer
+
+    def close(self) -> None:
+        self._sender.close()
+
+
 class WatchedClients(AzureClients):
     """Clients whose every call passes under the blade."""
 
@@ -69,6 +90,9 @@ class WatchedClients(AzureClients):
         made.__class__ = _Transport
         made.blade = self.blade
         return made
+
+    def _sender(self) -> HttpSender:
+        return _Sender(super()._sender(), self.blade)  # type: ignore[return-value]
 
 
 class Mortal:

@@ -12,10 +12,10 @@ APT_PACKAGES := qemu-system-x86 qemu-utils seabios ovmf nbdkit libnbd-bin strace
 	systemd-boot-efi gcc libc6-dev python3-venv zsh fish
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: help setup system demo demo-azure demo-dr test test-fast check bench fuzz simulate fault-table generated lock clean
+.PHONY: help setup system demo demo-azure demo-dr demo-dr-azure test test-fast check bench fuzz simulate fault-table generated lock clean
 
 help: ## Show this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' Makefile
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' Makefile
 
 system: ## Install the system packages that are missing (apt)
 	@missing=""; for p in $(APT_PACKAGES); do \
@@ -58,6 +58,9 @@ demo-azure: setup ## The same with an offline Azure: page blobs, managed disks, 
 demo-dr: setup ## Replicate a live VM on a schedule, boot every point, lose the source, fail over
 	@$(BIN)/python -m sandbox.demo_dr
 
+demo-dr-azure: setup ## The same, failed over from the bucket to an offline Azure
+	@$(BIN)/python -m sandbox.demo_dr --target azure --output demo-output-dr-azure
+
 # Files stay together, so that what one file sets up is set up once.
 PYTEST := $(BIN)/pytest -n 2 --dist loadfile
 
@@ -97,4 +100,4 @@ lock: setup ## Resolve requirements.lock anew
 		--no-header --no-annotate --all-extras pyproject.toml -o requirements.lock
 
 clean: ## Remove the environment and caches of this checkout
-	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache demo-output demo-output-azure demo-output-dr
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache demo-output demo-output-azure demo-output-dr demo-output-dr-azure

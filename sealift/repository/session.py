@@ -1,10 +1,7 @@
 """An opened repository: its head, its index, and what is stored and read through them."""
 
 import hashlib
-import threading
-from collections import OrderedDict
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -23,8 +20,9 @@ from sealift.repository.index import ChunkIndex, Location
 from sealift.repository.locks import Locks
 from sealift.repository.names import RANDOM_BYTES, manifest_name
 from sealift.repository.packer import Packer, read_index
-from sealift.repository.packs import MAX_TOC_BYTES, PACK_BYTES, read_toc
+from sealift.repository.packs import MAX_TOC_BYTES, PACK_BYTES
 from sealift.repository.points import MAX_MANIFEST_BYTES, PointManifest
+from sealift.repository.recent import Recent
 from sealift.repository.tree import MAX_ENCODED_BYTES, Tree, added
 from sealift.sealing.chunks import ChunkKind, ChunkSealer
 from sealift.sealing.keys import KeyRing
@@ -41,6 +39,8 @@ NODES_CACHED = 8192
 """Some 17 MiB: every node above the leaves of a disk of 30 TiB."""
 NODE_PACK_READ_WHOLE_BYTES = 4 * MiB
 """A pack of nodes of up to this size is read at once: one request costs as much as this."""
+NODE_PACKS_CACHED_BYTES = 32 * MiB
+"""Of such packs in memory."""
 _BATCH = 4096
 MAX_INDEX_OBJECT_BYTES = 2 * MAX_TOC_BYTES + 16 * 1024 * KiB
 
@@ -67,7 +67,7 @@ class Repository:
     """Chunks, nodes, points and commits over one object store. Thread-safe but for commits.
 
     Memory: the packs under construction (see ``Packer``), the index (see ``ChunkIndex``) and
-    ``NODES_CACHED`` nodes, whatever the repository's size.
+    ``NODES_CACHED`` nodes and ``NODE_PACKS_CACHED_BYTES``, whatever the repository's size.
 
     Args:
         store: where the objects are; repeats what may be repeated itself.
@@ -113,7 +113,8 @@ class Repository:
             self.options.pack_bytes,
             self.locks.until,
         )
-        self._nodes = _NodeCache()
+        self._nodes = Recent(NODES_CACHED, lambda _: 1)
+        self._node_packs = Recent(NODE_PACKS_CACHED_BYTES, len)
         self._head: Head | None = None
 
     # ------------------------------------------------------------------ beginning
@@ -232,11 +233,8 @@ class Repository:
         return found
 
     def _fetch_node(self, node: bytes, where: Location) -> bytes:
-        """One node, and its neighbours in a small pack: they are asked for next."""
         try:
-            if self.index.pack_size(where.pack) <= NODE_PACK_READ_WHOLE_BYTES:
-                self._keep_all(where.pack)
-            found = self._nodes.get(node)
+            found = self._of_small_pack(node, where)
             if found is None:
                 sealed = self.store.get(where.pack, where.offset, where.length)
                 found = self.opened(ChunkKind.NODE, node, where, sealed)
@@ -245,15 +243,25 @@ class Repository:
         self._nodes.put(node, found)
         return found
 
-    def _keep_all(self, pack: str) -> None:
-        """Keep every node of a pack that opens; nobody has asked for the others yet."""
-        with suppress(IntegrityError):
-            whole = self.store.get(pack)
-            toc = read_toc(pack, len(whole), lambda at, n: whole[at : at + n], self.records)
-            for entry in toc.entries():
-                sealed = whole[entry.offset : entry.offset + entry.length]
-                where = Location(pack, *entry[1:])
-                self._nodes.put(entry.id, self.opened(ChunkKind.NODE, entry.id, where, sealed))
+    def _of_small_pack(self, node: bytes, where: Location) -> bytes | None:
+        """A node out of a small pack, which is kept: its neighbours are asked for next.
+
+        Only what is asked for is opened: a pack of 4 MiB holds up to 50,000 nodes of a disk
+        that is nearly empty, more than are kept. None where the pack is large, or is damaged
+        in this place: the store may have another answer if it is asked for the node alone.
+        """
+        if self.index.pack_size(where.pack) > NODE_PACK_READ_WHOLE_BYTES:
+            return None
+        whole = self._node_packs.get(where.pack)
+        if whole is None:
+            whole = self.store.get(where.pack)
+            self._node_packs.put(where.pack, whole)
+        try:
+            sealed = whole[where.offset : where.offset + where.length]
+            return self.opened(ChunkKind.NODE, node, where, sealed)
+        except IntegrityError:
+            self._node_packs.drop(where.pack)
+            return None
 
     def store_node(self, data: bytes) -> bytes:
         """Store a node; its id."""
@@ -430,24 +438,3 @@ class Repository:
             f"the point cannot be published: {what}",
             next_step="run the same command again: what is missing is read and sent anew",
         )
-
-
-class _NodeCache:
-    """The nodes that were used last. Thread-safe."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._held: OrderedDict[bytes, bytes] = OrderedDict()
-
-    def get(self, node: bytes) -> bytes | None:
-        with self._lock:
-            found = self._held.get(node)
-            if found is not None:
-                self._held.move_to_end(node)
-            return found
-
-    def put(self, node: bytes, data: bytes) -> None:
-        with self._lock:
-            self._held[node] = data
-            if len(self._held) > NODES_CACHED:
-                self._held.popitem(last=False)

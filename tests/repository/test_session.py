@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ from sealift.objects import StoreCaps
 from sealift.repository.commits import Witness
 from sealift.repository.reader import RepositoryReader
 from sealift.repository.session import Repository
-from sealift.repository.tree import Tree
+from sealift.repository.tree import Tree, runs
 from sealift.sealing.keys import KeyRing, RootKey
 from sealift.testing.object_memory import MemoryObjectStore
 from tests.repository.conftest import CHUNK, World, content, memory_reader, point_of, written
@@ -137,6 +138,55 @@ def test_publishing_twice_is_publishing_once(world: World) -> None:
     assert first == second
     third = world.open().publish(point_of(1, tree), {})
     assert third == first
+
+
+def test_each_node_is_opened_once_however_few_are_kept(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that is nearly empty has thousands of nodes in one small pack: reading all of it
+    for each of them, as once was done, never ends."""
+    monkeypatch.setattr("sealift.repository.session.NODES_CACHED", 8)
+    repository = world.init()
+    data = b"".join(noise(1, n) + bytes(63 * CHUNK) for n in range(40))
+    tree = written(repository, memory_reader(data), world.context())
+    repository.publish(point_of(1, tree), {})
+    fresh, opened, asked = world.open(), 0, 0
+    real_opened, real_get = fresh.opened, fresh.store.get
+
+    def count_opened(*arguments: Any) -> bytes:
+        nonlocal opened
+        opened += 1
+        return real_opened(*arguments)
+
+    def count_asked(*arguments: Any) -> bytes:
+        nonlocal asked
+        asked += 1
+        return real_get(*arguments)
+
+    monkeypatch.setattr(fresh, "opened", count_opened)
+    monkeypatch.setattr(fresh.store, "get", count_asked)
+    ids = [run.start for run in runs(tree, fresh.load_node) if run.ids]
+    assert len(ids) == 40
+    assert opened == 40 + 1
+    assert asked == 1
+
+
+def test_a_small_pack_that_is_damaged_elsewhere_costs_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that answered wrongly once is asked for the node alone."""
+    repository = world.init()
+    tree = written(repository, memory_reader(noise(200)), world.context())
+    repository.publish(point_of(1, tree), {})
+    fresh = world.open()
+    real = fresh.store.get
+
+    def get(name: str, start: int = 0, length: int | None = None) -> bytes:
+        found = real(name, start, length)
+        return bytes(len(found)) if length is None else found
+
+    monkeypatch.setattr(fresh.store, "get", get)
+    assert sum(run.count for run in runs(tree, fresh.load_node)) == 200
 
 
 def test_a_repository_is_begun_once(world: World) -> None:

@@ -24,6 +24,7 @@ from benchmarks import (
     rounds,
     sealing,
     startup,
+    vast,
 )
 from benchmarks.measure import Row
 from benchmarks.scale import FULL, TINY, Scale
@@ -40,6 +41,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "cutover": final_sync.measure,
     "completion": completion.measure,
     "repository": repository.measure,
+    "vast": vast.measure,
     "seal": sealing.measure,
 }
 

@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import subprocess
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -63,19 +64,25 @@ class Tracked(RawFileReader):
 
     def __init__(self, path: Path, dirty: frozenset[int]) -> None:
         super().__init__(path)
-        self._dirty = dirty
+        self._dirty = sorted(dirty)
 
     def extents(self, start: int, length: int) -> Iterator[Extent]:
         """See ``DiskReader.extents``."""
-        end = start + length
-        return coalesce(
-            Extent(
-                at,
-                min(GRANULE, end - at),
-                Kind.DATA if at // GRANULE in self._dirty else Kind.CLEAN,
-            )
-            for at in range(start, end, GRANULE)
-        )
+        return coalesce(self._marked(start, start + length))
+
+    def _marked(self, start: int, end: int) -> Iterator[Extent]:
+        first, after = (bisect_left(self._dirty, at // GRANULE) for at in (start, end - 1))
+        at = start
+        for granule in self._dirty[first : after + 1]:
+            low = max(at, granule * GRANULE)
+            high = min(end, (granule + 1) * GRANULE)
+            if at < min(low, end):
+                yield Extent(at, min(low, end) - at, Kind.CLEAN)
+            if low < high:
+                yield Extent(low, high - low, Kind.DATA)
+                at = high
+        if at < end:
+            yield Extent(at, end - at, Kind.CLEAN)
 
 
 def _copy_real(where: Path, wanted: int) -> None:

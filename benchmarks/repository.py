@@ -119,13 +119,16 @@ class Borg:
 class Ours:
     """A repository in a folder, with journal and local index as a replication has them."""
 
-    def __init__(self, image: Path, folder: Path) -> None:
+    def __init__(self, image: Path, folder: Path, ring: KeyRing | None = None) -> None:
         self._image, self._folder = image, folder
+        there = (folder / "sealift").exists()
         self._store = FolderObjectStore.open(folder / "sealift", create=True)
         self._state = FileStateStore(folder / "state")
-        ring = KeyRing(RootKey.generate(), os.urandom(16), 1)
-        self._repository = Repository.init(self._store, ring, self._state, CLOCK, folder / "cache")
-        self._points: list[PointManifest] = []
+        ring = ring or KeyRing(RootKey.generate(), os.urandom(16), 1)
+        begin = Repository.open if there else Repository.init
+        self.repository = begin(self._store, ring, self._state, CLOCK, folder / "cache")
+        refs = self.repository.head.commit.points
+        self._points = [self.repository.manifest(ref) for ref in refs]
 
     @property
     def stored(self) -> int:
@@ -153,28 +156,32 @@ class Ours:
             disks=(PointDisk(disk, tree),),
         )
         bases = {"vda": (self._points[-1].id, base)} if base is not None else {}
-        self._repository.publish(point, bases)
+        self.repository.publish(point, bases)
         self._points.append(point)
 
     def _synced(self, seq: int, reader: DiskReader, base: Tree | None) -> Tree:
         done: list[Tree] = []
         writer = RepositoryWriter(
-            self._repository, identity=f"p{seq}", size=reader.size, base=base, finished=done.append
+            self.repository, identity=f"p{seq}", size=reader.size, base=base, finished=done.append
         )
         key = JournalKey(reader.identity, writer.identity, reader.size, writer.caps.block_size)
         with closing(SyncJournal(self._state, f"journal-{seq}", key, CLOCK)) as journal:
             sync(reader, writer, SyncContext(CLOCK), journal=journal)
         return done[0]
 
+    def reader(self) -> RepositoryReader:
+        """The disk of the newest point."""
+        return RepositoryReader(self.repository, self._points[-1].disks[0].tree, "newest")
+
     def restore(self, where: Path) -> None:
         """The newest point, into an empty folder."""
-        reader = RepositoryReader(self._repository, self._points[-1].disks[0].tree, "newest")
+        reader = self.reader()
         with closing(RawFileWriter.create(where / "restored.raw", reader.size)) as writer:
             sync(reader, writer, SyncContext(CLOCK))
 
     def close(self) -> None:
         """Free what is open."""
-        self._repository.close()
+        self.repository.close()
         self._store.close()
 
 

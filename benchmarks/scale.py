@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sealift.units import GiB, MiB
+from sealift.units import GiB, MiB, TiB
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,8 @@ class Scale:
         backup_bytes: image that backup tools are compared on.
         backup_data_bytes: data in it.
         backup_rounds: how often they are compared.
+        vast_bytes: sparse disk that is kept in a repository.
+        vast_data_bytes: data scattered over it.
         pairs: repetitions of short measurements.
         few_pairs: repetitions of long ones.
     """
@@ -40,6 +42,8 @@ class Scale:
     backup_data_bytes: int
     backup_rounds: int
     seal_bytes: int
+    vast_bytes: int
+    vast_data_bytes: int
     pairs: int
     few_pairs: int
 
@@ -58,6 +62,8 @@ FULL = Scale(
     backup_data_bytes=1800 * MiB,
     backup_rounds=2,
     seal_bytes=96 * MiB,
+    vast_bytes=1 * TiB,
+    vast_data_bytes=1 * GiB,
     pairs=5,
     few_pairs=3,
 )
@@ -75,6 +81,8 @@ TINY = Scale(
     backup_data_bytes=24 * MiB,
     backup_rounds=1,
     seal_bytes=8 * MiB,
+    vast_bytes=4 * GiB,
+    vast_data_bytes=8 * MiB,
     pairs=1,
     few_pairs=1,
 )

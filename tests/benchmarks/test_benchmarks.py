@@ -39,6 +39,17 @@ LINE = re.compile(
                 "repository-restore",
             ],
         ),
+        (
+            "vast",
+            [
+                "vast-seed",
+                "vast-change",
+                "vast-check",
+                "vast-prune",
+                "vast-open",
+                "vast-open-time",
+            ],
+        ),
         ("seal", ["seal-64k", "seal-256k", "seal-1m", "seal-4m"]),
     ],
 )

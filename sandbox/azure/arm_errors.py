@@ -2,7 +2,7 @@
 
 Codes come from "Common Azure deployment errors", "Common Resource Manager errors" and the
 pages named where they are raised. Where Microsoft documents no code for a refusal,
-docs/sandbox.md says that the choice is ours.
+docs/sandbox-azure.md says that the choice is ours.
 """
 
 

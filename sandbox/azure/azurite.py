@@ -1,6 +1,6 @@
 """Azurite as a child process: the blob service of the sandbox.
 
-Azurite says in its README which features it has; docs/sandbox.md lists where it is laxer than
+Azurite says in its README which features it has; docs/sandbox-azure.md lists where it is laxer than
 the service. It keeps metadata in memory for some seconds, so it is stopped by SIGTERM only.
 """
 

@@ -16,6 +16,7 @@ from azure.storage.blob import BlobClient, BlobServiceClient
 from sandbox.azure import blob_rules
 from sandbox.azure.blob_calls import BlobRequest, identify
 from sandbox.azure.blob_lies import lied
+from sandbox.azure.blob_locks import LockBook
 from sandbox.azure.faults import (
     Call,
     Codes,
@@ -41,7 +42,13 @@ _CODES = Codes(
     expired=(401, "InvalidAuthenticationInfo"),
     denied=(403, "AuthorizationPermissionMismatch"),
 )
-_COPIES = ("CopyBlob", "GetBlobProperties", "GetBlob", "ListBlobs")
+_KNOWN = frozenset(
+    {
+        "CopyBlob", "DeleteBlob", "GetBlob", "GetBlobProperties", "GetContainerProperties",
+        "PutBlob",
+    }
+)  # fmt: skip
+"""Whose answers show, or change, what is known here."""
 
 
 class BlobFront(TlsServer):
@@ -55,6 +62,7 @@ class BlobFront(TlsServer):
         faults: what is to go wrong.
         log: where calls are noted.
         copies: copies that are under way.
+        locks: immutability policies.
         service: Azurite with the account's key, for the differences between snapshots.
     """
 
@@ -67,12 +75,14 @@ class BlobFront(TlsServer):
         faults: FaultBook,
         log: RequestLog,
         copies: blob_rules.CopyBook,
+        locks: LockBook,
         service: BlobServiceClient,
     ) -> None:
         self.issuer = issuer
         self.faults = faults
         self.request_log = log
         self.copies = copies
+        self.locks = locks
         self.service = service
         self._port = port
         self._client_context = client_context
@@ -134,6 +144,10 @@ class _Handler(TlsHandler):
             return self._sent(refused)
         if fault is not None and fault.kind is FaultKind.STALL:
             self._front.stopping.wait(fault.seconds)
+        answered = self._front.locks.answer(request)
+        if answered is not None:
+            reply = answered if isinstance(answered, Reply) else _refuse(*answered)
+            return self._sent(spoiled(fault, _CODES, _refuse, reply) if fault else Delivery(reply))
         try:
             with self._carried_on(request) as headers:
                 response = self._upstream.send(
@@ -150,7 +164,7 @@ class _Handler(TlsHandler):
     @contextlib.contextmanager
     def _carried_on(self, request: BlobRequest) -> Iterator[Mapping[str, str]]:
         """The headers that Azurite gets: those of a copy name a source that is its own."""
-        headers = request.headers
+        headers = self._front.locks.carried_on(request.headers)
         signed = headers.get("authorization", "").lower().startswith("sharedkey")
         if request.operation not in ("CopyBlob", "CopyBlobFromUrl") or signed:
             yield headers
@@ -166,6 +180,7 @@ class _Handler(TlsHandler):
             except TokenError as error:
                 return Delivery(_refuse(401, "InvalidAuthenticationInfo", str(error)))
         found = blob_rules.refused(request, length, self._front.copies)
+        found = found or self._front.locks.refused(request)
         return Delivery(_refuse(*found)) if found else None
 
     def _drain(self) -> None:
@@ -180,11 +195,11 @@ class _Handler(TlsHandler):
         self, request: BlobRequest, fault: Fault | None, response: http.client.HTTPResponse
     ) -> tuple[int, int]:
         whole = fault is not None or request.operation in ("ListBlobs", "GetPageRangesDiff")
-        if not whole and request.operation not in _COPIES:
+        if not whole and request.operation not in _KNOWN:
             return self._stream(response, Reply(response.status, b"", kept(response)))
         if not whole and request.operation == "GetBlob":
             head = self._front.copies.shown(request, Reply(response.status, b"", kept(response)))
-            return self._stream(response, head)
+            return self._stream(response, self._front.locks.done(request, head))
         reply = Reply(response.status, response.read(_SPOILED_BYTES), kept(response))
         reply = self._finished(request, fault, reply, response.getheader("content-length"))
         if fault is None:
@@ -206,7 +221,7 @@ class _Handler(TlsHandler):
             self._front.copies.began(request, fails=fails)
         if request.operation in ("DeleteBlob", "PutBlob") and reply.status < 300:
             self._front.copies.forget(request)
-        reply = self._front.copies.shown(request, reply)
+        reply = self._front.locks.done(request, self._front.copies.shown(request, reply))
         if self.command == "HEAD" and length is not None:
             return Reply(reply.status, b"", (*reply.headers, ("Content-Length", length)))
         return reply

@@ -15,6 +15,7 @@ from sandbox.azure.arm_api import ArmApi
 from sandbox.azure.arm_server import ArmServer
 from sandbox.azure.authority import make_authority
 from sandbox.azure.azurite import Azurite, new_account
+from sandbox.azure.blob_locks import LockBook
 from sandbox.azure.blob_rules import CopyBook
 from sandbox.azure.disk_content import DiskContents
 from sandbox.azure.disks import Disk, DiskRules
@@ -170,6 +171,10 @@ class AzureSandbox:
         """Full ARM id of the storage account."""
         return str(self._id("Microsoft.Storage", "storageAccounts", self._account.name))
 
+    def enable_immutability(self, container: str) -> None:
+        """Give a container version-level immutability: its blobs take policies from now on."""
+        self._locks.enable(container)
+
     def machines(self) -> tuple[LaunchedMachine, ...]:
         """All starts of machines, oldest first."""
         return self.launches.machines()
@@ -213,6 +218,7 @@ class AzureSandbox:
     def _open_front(self) -> None:
         service = self.blob_service()
         self._stack.callback(service.close)
+        self._locks = LockBook(service, self._clock)
         self._front = BlobFront(
             self.authority.server_context(),
             self.authority.client_context(),
@@ -221,6 +227,7 @@ class AzureSandbox:
             self.faults,
             self.requests,
             CopyBook(self._rules, self._clock),
+            self._locks,
             service,
         )
         self._stack.callback(self._front.close)

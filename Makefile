@@ -62,7 +62,7 @@ demo-dr-azure: setup ## The same, failed over from the bucket to an offline Azur
 	@$(BIN)/python -m sandbox.demo_dr --target azure --output demo-output-dr-azure
 
 # Files stay together, so that what one file sets up is set up once.
-PYTEST := $(BIN)/pytest -n 2 --dist loadfile
+PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test: setup ## Run the tests; SLOW=1 adds the slow ones, as CI does
 	@$(PYTEST) $(if $(SLOW),,-m "not slow")

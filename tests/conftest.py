@@ -23,6 +23,18 @@ Evidence = Callable[[str, str], None]
 _LINES = pytest.StashKey[dict[str, str]]()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files whose tests may take longest go first, so that no worker ends long after the other."""
+    longest: dict[str, float] = {}
+    for item in items:
+        mark = item.get_closest_marker("timeout")
+        allowed = float(mark.args[0]) if mark and mark.args else 0.0
+        slow = item.get_closest_marker("slow") is not None
+        file = item.nodeid.partition("::")[0]
+        longest[file] = max(longest.get(file, 0.0), allowed + slow)
+    items.sort(key=lambda item: -longest[item.nodeid.partition("::")[0]])
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_LINES] = {}
 

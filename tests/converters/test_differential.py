@@ -237,6 +237,7 @@ _SOURCES = (
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_random_disks_arrive_as_they_were(
     tmp_path: Path, tool: Callable[..., str], evidence: Evidence
 ) -> None:

@@ -62,8 +62,8 @@ def test_a_missing_program_is_named_with_a_way_out() -> None:
 def test_timeout_kills_the_whole_group(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     script = f"echo $$ > {pids}; sleep 600 & echo $! >> {pids}; wait"
-    with pytest.raises(ToolError, match=r"longer than 0\.3 s"):
-        run("sh", ["-c", script], Limits(timeout_seconds=0.3))
+    with pytest.raises(ToolError, match="longer than 3 s"):
+        run("sh", ["-c", script], Limits(timeout_seconds=3.0))
     assert all(ended(int(pid)) for pid in pids.read_text().split())
 
 

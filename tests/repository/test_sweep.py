@@ -104,7 +104,7 @@ _TOTAL = {"faults": 0, "violations": 0}
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 @pytest.mark.fault(1, 2, 5, 9, 20, 23, 24, 29)
 @pytest.mark.parametrize("part", ["one fault, even", "one fault, odd", "two faults", "three"])
 def test_every_fault_at_every_call(part: str, evidence: Evidence) -> None:

@@ -8,6 +8,7 @@ overwritten as a version; here there are no versions, and overwriting is refused
 """
 
 import threading
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -137,7 +138,7 @@ class LockBook:
             return 409, "BlobImmutableDueToPolicy", message
         with self._lock:
             self._policies[request.container, request.blob] = found
-        return Reply(200, b"", _headers(found))
+        return Reply(200, b"", _service_headers() + _headers(found))
 
     def _removed(self, request: BlobRequest) -> Reply | Refusal:
         present = self._lasting(request)
@@ -145,7 +146,7 @@ class LockBook:
             return 409, "BlobImmutableDueToPolicy", "A locked policy cannot be removed."
         with self._lock:
             self._policies.pop((request.container, request.blob), None)
-        return Reply(200)
+        return Reply(200, b"", _service_headers())
 
     def _exists(self, request: BlobRequest) -> bool:
         with self._service.get_blob_client(request.container, request.blob) as blob:
@@ -154,6 +155,11 @@ class LockBook:
             except ResourceNotFoundError:
                 return False
         return True
+
+
+def _service_headers() -> tuple[tuple[str, str], ...]:
+    """What every answer of the service has ("Status and error codes")."""
+    return (("x-ms-request-id", str(uuid.uuid4())), ("x-ms-version", "2021-12-02"))
 
 
 def _headers(policy: Policy) -> tuple[tuple[str, str], ...]:

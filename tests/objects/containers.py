@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from azure.core.credentials import TokenCredential
-from azure.storage.blob import ContainerClient
+from azure.storage.blob import BlobServiceClient, ContainerClient
 
 from connectors.azure.object_blob import BlobObjectStore, BlobSpec
 from connectors.azure.session import make_credential
@@ -34,6 +34,12 @@ class Container:
         """The container as its owner sees it, with the account's key."""
         return self.box.blob_service().get_container_client(self.spec.container)
 
+    @property
+    def intruder(self) -> ContainerClient:
+        """The container as somebody with our token sees it, by the SDK, through the front."""
+        service = BlobServiceClient(self.box.blob_endpoint, credential=self.credential)
+        return service.get_container_client(self.spec.container)
+
 
 OpenContainer = Callable[..., Container]
 
@@ -58,10 +64,12 @@ def open_container(azure_box: AzureSandbox) -> OpenContainer:
 
 
 def make_container(box: AzureSandbox, credential: TokenCredential, **settings: Any) -> Container:
-    """A new container."""
+    """A new container; with version-level immutability when the settings say so."""
     name = f"test-{next(_NUMBERS)}"
     with box.blob_service() as service:
         service.create_container(name).close()
+    if settings.get("lock_mode"):
+        box.enable_immutability(name)
     spec = BlobSpec(box.storage_account, name, endpoint=box.blob_endpoint, **settings)
     return Container(spec, box, credential)
 

@@ -1,7 +1,9 @@
-"""Containers of Azure keep the contract: Azurite as it is, and the one that checks digests."""
+"""Containers of Azure keep the contract, with a prefix, with locks, and plain."""
 
 import pytest
 
+from connectors.azure.object_blob import LockMode
+from sealift.clock import SystemClock
 from sealift.testing.object_contracts import ObjectStoreContract, StoreCase
 from tests.objects.containers import Container, OpenContainer
 
@@ -9,7 +11,7 @@ pytestmark = pytest.mark.sandbox
 
 
 def case(container: Container) -> StoreCase:
-    return StoreCase(container.store)
+    return StoreCase(container.store, lambda: SystemClock().now().timestamp())
 
 
 @pytest.mark.slow
@@ -23,3 +25,10 @@ class TestBlobWithPrefix(ObjectStoreContract):
     @pytest.fixture
     def store_case(self, open_container: OpenContainer) -> StoreCase:
         return case(open_container(prefix="Some/owners.place/"))
+
+
+@pytest.mark.slow
+class TestBlobWithLocks(ObjectStoreContract):
+    @pytest.fixture
+    def store_case(self, open_container: OpenContainer) -> StoreCase:
+        return case(open_container(prefix="p/", lock_mode=LockMode.LOCKED))

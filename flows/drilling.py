@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from connectors.qemu.drill import DrillMachine, DrillSpec
+from connectors.qemu.proofs import AgentAnswers, PortAnswers, Proof, Said, StandsStill
 from flows.points import OpenPoint
 from flows.serving import private_socket, served
 from sealift.cancel import CancelToken
@@ -24,6 +25,9 @@ class DrillOrder:
         output: folder for picture and console; made when missing.
         accelerator: see ``DrillSpec``.
         memory_bytes: of the guest; None is what the machine had.
+        agent: the guest agent has to answer instead.
+        port: this TCP port of the guest has to take a connection instead.
+        still: the screen has to stand still for so many seconds instead.
     """
 
     proof: str
@@ -31,15 +35,29 @@ class DrillOrder:
     output: Path
     accelerator: str = "kvm:tcg"
     memory_bytes: int | None = None
+    agent: bool = False
+    port: int | None = None
+    still: float | None = None
 
-    def pattern(self) -> "re.Pattern[str]":
-        """The proof, compiled.
+    def proven_by(self, clock: Clock) -> Proof:
+        """What the machine has to show.
 
         Raises:
-            UsageError: it is no regular expression.
+            UsageError: no regular expression, or more than one kind of proof.
         """
+        if sum((self.agent, self.port is not None, self.still is not None)) > 1:
+            raise UsageError(
+                "an agent, a port and a still screen are three proofs; a drill waits for one",
+                next_step="leave out the others",
+            )
+        if self.agent:
+            return AgentAnswers(clock)
+        if self.port is not None:
+            return PortAnswers(self.port, clock)
+        if self.still is not None:
+            return StandsStill(self.still, clock)
         try:
-            return re.compile(self.proof, re.MULTILINE)
+            return Said(re.compile(self.proof, re.MULTILINE))
         except re.error as error:
             raise UsageError(f"--proof {self.proof}: {error}", next_step="correct it") from None
 
@@ -70,7 +88,7 @@ def drill(point: OpenPoint, order: DrillOrder, clock: Clock, cancel: CancelToken
         DrillFailedError: no proof in time; its operands name picture and console.
         IntegrityError: a chunk that the machine asked for is damaged.
     """
-    pattern = order.pattern()
+    proof = order.proven_by(clock)
     order.output.mkdir(parents=True, exist_ok=True)
     name = point.ref.id.hex()[:12]
     picture = order.output / f"{name}-screen.png"
@@ -81,10 +99,11 @@ def drill(point: OpenPoint, order: DrillOrder, clock: Clock, cancel: CancelToken
         served(point, point.manifest.disks, address),
     ):
         exports = {d.disk.id: (address, d.disk.id) for d in point.manifest.disks}
-        spec = DrillSpec(point.manifest.vm, exports, order.accelerator, order.memory_bytes)
+        vm, memory = point.manifest.vm, order.memory_bytes
+        spec = DrillSpec(vm, exports, order.accelerator, memory, order.port)
         with DrillMachine(spec, Path(folder), clock) as machine:
             try:
-                seen = machine.wait_for(pattern, order.seconds, cancel)
+                seen = machine.prove(proof, order.seconds, cancel)
                 seconds = machine.seconds
             except DrillFailedError as error:
                 _keep(machine, picture, console)

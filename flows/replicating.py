@@ -70,6 +70,15 @@ Typed = Annotated[
     ),
 ]
 Accelerator = Annotated[str, Field(description="kvm, tcg, or kvm:tcg for either", max_length=16)]
+Agent = Annotated[bool, Field(description="The guest agent has to answer, instead of the proof")]
+Port = Annotated[
+    int | None,
+    Field(description="Port of the guest that has to take a connection, instead", ge=1, le=65535),
+]
+Still = Annotated[
+    float | None,
+    Field(description="Seconds that the screen has to stand still, instead", ge=1.0),
+]
 Seconds = Annotated[float, Field(description="How long the proof may take", gt=0.0)]
 
 
@@ -201,13 +210,16 @@ def drill(
     seconds: Seconds = 300.0,
     output: Folder = Path("drills"),
     accelerator: Accelerator = "kvm:tcg",
+    agent: Agent = False,
+    port: Port = None,
+    still: Still = None,
 ) -> None:
     """Boot a point, cut off from everything; picture and time are kept as evidence."""
 
     def work(around: Caller) -> None:
         clock = SystemClock()
         began = clock.monotonic()
-        order = DrillOrder(proof, seconds, output, accelerator)
+        order = DrillOrder(proof, seconds, output, accelerator, agent=agent, port=port, still=still)
         with _opened(plan, around, "drill") as found:
             chosen = OpenPoint.find(found.repository, point, plan.replication)
             done = drilled(chosen, order, clock, around.cancel)

@@ -1,13 +1,15 @@
 """A machine started from a recovery point, cut off from everything, to see whether it comes up.
 
 Nothing it writes reaches the point: its disks are empty overlays over read-only NBD exports. It
-has no network card. QEMU dies with us and may start no process of its own.
+has no network card, or one that leads nowhere but from one port of this host to one of the guest.
+QEMU dies with us and may start no process of its own.
 """
 
 import json
 import logging
 import re
 import shutil
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import Self
 
 from connectors.local.children import Child
 from connectors.nbd.address import UnixAddress
+from connectors.qemu.proofs import Proof, Said
 from connectors.qemu.qmp import QmpSession
 from converters import qemu_img
 from converters.formats import Container
@@ -41,6 +44,7 @@ _FIRMWARE = (
     ("/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/OVMF/OVMF_VARS.fd"),
     ("/usr/share/edk2/x64/OVMF_CODE.4m.fd", "/usr/share/edk2/x64/OVMF_VARS.4m.fd"),
 )
+_CARDS = {"virtio": "virtio-net-pci", "virtio-net": "virtio-net-pci"}
 _START_SECONDS = 30.0
 _STOP_SECONDS = 10.0
 _POLL_SECONDS = 0.05
@@ -58,12 +62,14 @@ class DrillSpec:
         exports: by disk id, where its disk is served read only, and under which name.
         accelerator: ``kvm``, ``tcg``, or ``kvm:tcg`` for whichever works.
         memory_bytes: of the guest; None is what the machine had.
+        port: TCP port of the guest that a port of 127.0.0.1 leads to; None: no network card.
     """
 
     vm: SourceVm
     exports: Mapping[str, tuple[UnixAddress, str]]
     accelerator: str = "kvm:tcg"
     memory_bytes: int | None = None
+    port: int | None = None
 
 
 class DrillMachine:
@@ -88,6 +94,8 @@ class DrillMachine:
         self._qmp: QmpSession | None = None
         self._began = clock.monotonic()
         self.console_path = folder / "console.log"
+        self.agent_path = folder / "agent"
+        self.host_port = _free_port() if spec.port is not None else 0
 
     def __enter__(self) -> Self:
         try:
@@ -120,7 +128,11 @@ class DrillMachine:
             return ""
 
     def wait_for(self, pattern: "re.Pattern[str]", seconds: float, cancel: CancelToken) -> str:
-        """The first text on the console that fits, once it is there.
+        """The first text on the console that fits, once it is there; raises as ``prove``."""
+        return self.prove(Said(pattern), seconds, cancel)
+
+    def prove(self, proof: Proof, seconds: float, cancel: CancelToken) -> str:
+        """What the proof saw, once it did.
 
         Raises:
             DrillFailedError: it did not come in time, or the machine ended before.
@@ -130,14 +142,33 @@ class DrillMachine:
         while True:
             cancel.check()
             running = self._child is not None and self._child.running
-            found = pattern.search(self.console.replace("\r\n", "\n"))
-            if found:
-                return harmless(found[0])
+            found = proof.seen(self)
+            if found is not None:
+                return found
             if not running:
                 raise self._failed("the machine ended before it came up")
             if self._clock.monotonic() > deadline:
-                raise self._failed(f"{pattern.pattern!r} was not seen within {seconds:g} s")
+                raise self._failed(f"{proof.what} was not seen within {seconds:g} s")
             cancel.sleep(self._clock, _POLL_SECONDS)
+
+    def connections(self) -> str:
+        """What QEMU says of the connections that it forwards."""
+        if self._qmp is None:
+            raise ToolError("the machine is not running")
+        asked = {"command-line": "info usernet"}
+        return str(self._qmp.execute("human-monitor-command", **asked))
+
+    def picture(self) -> bytes:
+        """The screen now, PPM.
+
+        Raises:
+            SourceError: QEMU has ended.
+        """
+        if self._qmp is None:
+            raise ToolError("the machine is not running")
+        path = self._folder / "now.ppm"
+        self._qmp.execute("screendump", filename=str(path))
+        return path.read_bytes()
 
     def screenshot(self, path: Path) -> Path:
         """PNG of what the screen shows now.
@@ -211,18 +242,35 @@ class DrillMachine:
         vm = self._spec.vm
         memory = (self._spec.memory_bytes or vm.memory_bytes) // MiB
         console = str(self.console_path).replace(",", ",,")
-        socket = str(self._socket).replace(",", ",,")
+        monitor = str(self._socket).replace(",", ",,")
+        agent = str(self.agent_path).replace(",", ",,")
         return [
             *(PROGRAM, "-S", "-nodefaults", "-no-user-config", "-name", "sealift-drill"),
             *("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny"),
             *("-cpu", "max", "-smp", str(max(1, vm.vcpus)), "-m", str(max(1, memory))),
-            *("-display", "none", "-vga", "std", "-nic", "none", "-no-reboot"),
+            *("-display", "none", "-vga", "std", "-no-reboot"),
+            *self._network(),
             *self._machine(),
+            *("-chardev", f"socket,id=agent,path={agent},server=on,wait=off"),
+            *("-device", "virtio-serial-pci"),
+            *("-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0"),
             *("-chardev", f"file,id=serial,path={console}", "-serial", "chardev:serial"),
-            *("-chardev", f"socket,id=qmp,path={socket},server=on,wait=off"),
+            *("-chardev", f"socket,id=qmp,path={monitor},server=on,wait=off"),
             *("-mon", "chardev=qmp,mode=control"),
             *self._disks(),
         ]
+
+    def _network(self) -> list[str]:
+        """None, or a card whose only way is from our port to the guest's: it reaches nothing."""
+        if self._spec.port is None:
+            return ["-nic", "none"]
+        nics = self._spec.vm.nics
+        model = nics[0].model if nics else "virtio-net-pci"
+        device = {"driver": _CARDS.get(model, model), "netdev": "net0"}
+        if nics:
+            device["mac"] = nics[0].mac
+        forward = f"hostfwd=tcp:127.0.0.1:{self.host_port}-:{self._spec.port}"
+        return ["-netdev", f"user,id=net0,restrict=on,{forward}", "-device", json.dumps(device)]
 
     def _machine(self) -> list[str]:
         accelerator = f"accel={self._spec.accelerator}"
@@ -268,6 +316,12 @@ def _device(disk: VmDisk, number: int) -> dict[str, object]:
     if driver == "scsi-hd":
         device["bus"] = "scsi0.0"
     return device
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
 
 
 def _firmware_files() -> tuple[Path, Path]:

@@ -44,6 +44,8 @@ _OPTION_VALUES: dict[str, Kind | list[str]] = {
     "--receipt": Kind.NOTHING,
     "--recovery": Kind.FILES,
     "--seconds": Kind.NOTHING,
+    "--still": Kind.NOTHING,
+    "--tcp": Kind.NOTHING,
     "--socket": Kind.FILES,
     "--set": Kind.FIELDS,
     "--target": ["aws", "azure"],

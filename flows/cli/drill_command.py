@@ -11,8 +11,8 @@ from sealift.units import format_duration
 
 def run_drill(output: Output, plan: ReplicationPlan, point: str, order: DrillOrder) -> None:
     """Start a point and wait until it proves itself."""
-    order.pattern()
     clock = SystemClock()
+    order.proven_by(clock)
     began = clock.monotonic()
     with opened_point(output, plan, "drill", point) as (at, found):
         done = drill(found, order, at.around.clock, at.around.cancel)

@@ -39,7 +39,10 @@ def register(app: typer.Typer) -> None:
     app.command(epilog=examples("sealift watch --plan dr.yaml --set rpo=1h"))(watch)
     app.command(epilog=examples("sealift mount newest --plan dr.yaml --disk vda"))(mount)
     app.command(
-        epilog=examples("sealift drill newest --plan dr.yaml --proof login: --output drills")
+        epilog=examples(
+            "sealift drill newest --plan dr.yaml --proof login: --output drills",
+            "sealift drill newest --plan dr.yaml --still 3",
+        )
     )(drill)
 
 
@@ -190,6 +193,32 @@ def drill(
             help="Regular expression that has to appear on the serial console.",
         ),
     ] = "login:",
+    agent: Annotated[
+        bool,
+        typer.Option(
+            "--agent", envvar="SEALIFT_AGENT", help="The guest agent has to answer, instead."
+        ),
+    ] = False,
+    tcp: Annotated[
+        int | None,
+        typer.Option(
+            "--tcp",
+            envvar="SEALIFT_TCP",
+            min=1,
+            max=65535,
+            help="This port of the guest has to take a connection, instead; the guest gets a "
+            "network card that leads nowhere else.",
+        ),
+    ] = None,
+    still: Annotated[
+        float | None,
+        typer.Option(
+            "--still",
+            envvar="SEALIFT_STILL",
+            min=1.0,
+            help="The screen has to show something and stand still for so many seconds, instead.",
+        ),
+    ] = None,
     seconds: Annotated[
         float,
         typer.Option(
@@ -215,5 +244,5 @@ def drill(
         from flows.cli import drill_command, plans
         from flows.drilling import DrillOrder
 
-        order = DrillOrder(proof, seconds, output, accelerator)
+        order = DrillOrder(proof, seconds, output, accelerator, agent=agent, port=tcp, still=still)
         drill_command.run_drill(told, plans.replication(plan, sets).plan, point, order)

@@ -21,6 +21,7 @@ WANTED_MODULES = (
     "hv_storvsc",
     "xen-blkfront",
     "virtio_console",
+    "virtio_net",
     "button",
     "evdev",
 )

@@ -149,6 +149,7 @@ CASES: dict[Words, list[list[str]]] = {
     ("drill",): [
         ["newest", "--plan", "dr.yaml", "--accelerator", "tcg"],
         ["newest", "--plan", "dr.yaml", "--proof", "("],
+        ["newest", "--plan", "dr.yaml", "--agent", "--tcp", "22"],
         [
             *("newest", "--plan", "dr.yaml", "--accelerator", "tcg"),
             "--seconds",

@@ -5,6 +5,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from connectors.local.image_reader import ImageReader
 from connectors.nbd.address import UnixAddress
 from connectors.nbd.server import NbdServer
 from connectors.qemu.drill import DrillMachine, DrillSpec
+from connectors.qemu.proofs import AgentAnswers, PortAnswers, StandsStill, is_blank
 from converters.image import Image, ImageFormat
 from sandbox.guest.image import GuestSpec, build_guest
 from sandbox.guest.report import parse_found
@@ -110,3 +112,51 @@ def test_a_machine_of_another_architecture_is_refused(short: Path) -> None:
     vm = SourceVm("u", "web", "b", Firmware.UEFI, "arm64", 1, MiB, ())
     with pytest.raises(UsageError, match="arm64"):
         DrillMachine(DrillSpec(vm, {}), short, SystemClock())
+
+
+# ---------------------------------------------------------------------- proofs
+
+
+def test_an_agent_and_a_port_of_a_real_guest_prove_it_and_a_closed_port_does_not(
+    short: Path,
+) -> None:
+    (short / "guest").mkdir()
+    images = build_guest(GuestSpec(data_bytes=0, agent=True), short / "guest")
+    with ExitStack() as stack:
+        reader = ImageReader(Image.at(images[0].path, ImageFormat.QCOW2))
+        stack.callback(reader.close)
+        address = UnixAddress(short / "s")
+        stack.enter_context(NbdServer({"vd0": reader}, address))
+        vm = machine(Firmware.BIOS, [reader.size])
+        spec = DrillSpec(vm, {"vd0": (address, "vd0")}, accelerator="tcg", port=7)
+        (short / "drill").mkdir()
+        clock, cancel = SystemClock(), CancelToken()
+        with DrillMachine(spec, short / "drill", clock) as drill:
+            assert drill.prove(AgentAnswers(clock), 150, cancel) == "the guest agent answers"
+            assert "port 7" in drill.prove(PortAnswers(7, clock), 20, cancel)
+        (short / "closed").mkdir()
+        with (
+            DrillMachine(replace(spec, port=8), short / "closed", clock) as drill,
+            pytest.raises(DrillFailedError, match="a connection to port 8 was not seen"),
+        ):
+            drill.prove(PortAnswers(8, clock), 4, cancel)
+
+
+def test_a_screen_that_shows_something_and_stands_still_proves_it(
+    short: Path, empty: DrillSpec
+) -> None:
+    clock = SystemClock()
+    with DrillMachine(empty, short, clock) as drill:
+        seen = drill.prove(StandsStill(2.0, clock), 60, CancelToken())
+        assert seen == "the screen stands still for 2 s"
+        assert drill.seconds >= 2.0
+        assert not is_blank(drill.picture())
+
+
+def test_an_agent_that_nobody_runs_proves_nothing(short: Path, empty: DrillSpec) -> None:
+    clock = SystemClock()
+    with (
+        DrillMachine(empty, short, clock) as drill,
+        pytest.raises(DrillFailedError, match="an answer of the guest agent was not seen"),
+    ):
+        drill.prove(AgentAnswers(clock), 1, CancelToken())

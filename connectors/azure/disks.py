@@ -179,19 +179,6 @@ class Disks:
                 yield disk
 
 
-def import_document(spec: AzureSpec, vm: SourceVm, source: str, *, boots: bool) -> dict[str, Any]:
-    """Properties of a disk that is a copy of a page blob ("Disks - Create Or Update").
-
-    Args:
-        spec: the plan.
-        vm: the source; decides generation and architecture of the boot disk.
-        source: URL of the blob.
-        boots: whether it is the boot disk.
-    """
-    creation = {"createOption": "Import", "sourceUri": source, "storageAccountId": spec.account_id}
-    return {**boot_document(spec, vm, boots=boots), "creationData": creation}
-
-
 def boot_document(spec: AzureSpec, vm: SourceVm, *, boots: bool) -> dict[str, Any]:
     """What only the boot disk has to say, as it cannot be said later."""
     if not boots:

@@ -95,15 +95,15 @@ class ImageBlobs:
 
         self.staging.waiter.until(whole, self.staging.copy_timeout_seconds, f"copying to {name}")
 
-    def sources(self, image_id: str, vm: SourceVm) -> list[str]:
-        """URL of each disk's blob, in device order.
+    def creations(self, image_id: str, vm: SourceVm) -> list[dict[str, Any]]:
+        """``creationData`` of each disk of a machine, in device order: imports.
 
         Raises:
             MissingError: the image is not whole (any more).
         """
         self._check_ours(image_id)
         blobs = self._blobs(image_id)
-        found = []
+        found: list[dict[str, Any]] = []
         for disk in vm.disks:
             name = self.staging.owner.image_blob_name(image_id, disk.id)
             base = blobs.get(name)
@@ -113,7 +113,13 @@ class ImageBlobs:
                     next_step="cut over again: it is copied anew",
                     image_id=image_id,
                 )
-            found.append(self.staging.clients.blob(name).url)
+            found.append(
+                {
+                    "createOption": "Import",
+                    "sourceUri": self.staging.clients.blob(name).url,
+                    "storageAccountId": self.staging.clients.spec.account_id,
+                }
+            )
         return found
 
     def unpublish(self, image_id: str) -> None:

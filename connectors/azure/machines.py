@@ -1,15 +1,14 @@
 """Machines of a migration: launched once per attempt, watched, ended for certain."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from connectors.azure import names
-from connectors.azure.disks import Disks, check_os_disk, import_document
+from connectors.azure.disks import Disks, boot_document, check_os_disk
 from connectors.azure.errors import MissingError, azure_call
-from connectors.azure.image_blobs import ImageBlobs
 from connectors.azure.network import Cards
 from connectors.azure.operations import Operations, found
 from connectors.azure.session import AzureClients
@@ -45,7 +44,7 @@ class Machines:
         operations: starts and waits.
         disks: makes and removes theirs.
         cards: makes and removes theirs.
-        images: what they are made of.
+        creations: ``creationData`` of each disk, in device order, of an image and a source.
         sizes: chooses the size.
     """
 
@@ -55,7 +54,7 @@ class Machines:
     operations: Operations
     disks: Disks
     cards: Cards
-    images: ImageBlobs
+    creations: Callable[[str, SourceVm], list[dict[str, Any]]]
     sizes: Sizes
 
     def location(self) -> str:
@@ -112,11 +111,12 @@ class Machines:
     def _disks(
         self, name: str, image_id: str, vm: SourceVm, location: str, own: Mapping[str, str]
     ) -> list[str]:
-        """Ids of the managed disks, boot disk first, each a copy of its image blob."""
+        """Ids of the managed disks, boot disk first, each a copy of what the image has of it."""
         made = []
-        sources = self.images.sources(image_id, vm)
-        for number, (disk, source) in enumerate(zip(vm.disks, sources, strict=True)):
-            document = import_document(self.spec, vm, source, boots=number == 0)
+        creations = self.creations(image_id, vm)
+        for number, (disk, creation) in enumerate(zip(vm.disks, creations, strict=True)):
+            boot = boot_document(self.spec, vm, boots=number == 0)
+            document = {**boot, "creationData": creation}
             tags = self.owner.tags({**own, names.DISK: disk.id})
             made.append(self.disks.ensure(disk_name(name, number), document, location, tags))
         return made

@@ -10,7 +10,7 @@ import hashlib
 import re
 import threading
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from email.utils import format_datetime
 from typing import TYPE_CHECKING
 
@@ -74,23 +74,39 @@ class PageSender:
         Raises:
             SealiftError: of the tree, as for every call of the service.
         """
+        own = [("Authorization", f"Bearer {self._bearer()}"), ("x-ms-lease-id", lease)]
+        self._update(f"{url}?comp=page", offset, data, own)
+
+    def put_signed(self, url: str, offset: int, data: bytes) -> None:
+        """As ``put``, under an address that is its own permission and without a lease."""
+        self._update(f"{url}&comp=page", offset, data, [])
+
+    def clear_signed(self, url: str, offset: int, length: int) -> None:
+        """Clear pages under such an address."""
+        headers = self._headers("clear", offset, length)
+        self._check(self._sender.send("PUT", f"{url}&comp=page", headers, b""))
+
+    def _update(self, url: str, offset: int, data: bytes, own: Sequence[tuple[str, str]]) -> None:
         digest = b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
-        headers = [
-            ("Authorization", f"Bearer {self._bearer()}"),
+        headers = [*own, *self._headers("update", offset, len(data)), ("Content-MD5", digest)]
+        answer = self._sender.send("PUT", url, headers, data)
+        self._check(answer)
+        if answer.headers.get("content-md5", digest) != digest:
+            raise TransientError(f"{WRITE}: another body arrived than was sent")
+
+    def _headers(self, what: str, offset: int, length: int) -> list[tuple[str, str]]:
+        return [
             ("x-ms-version", self._api_version),
             ("x-ms-date", format_datetime(self._clock.now(), usegmt=True)),
-            ("x-ms-page-write", "update"),
-            ("x-ms-range", f"bytes={offset}-{offset + len(data) - 1}"),
-            ("x-ms-lease-id", lease),
-            ("Content-MD5", digest),
+            ("x-ms-page-write", what),
+            ("x-ms-range", f"bytes={offset}-{offset + length - 1}"),
         ]
-        answer = self._sender.send("PUT", f"{url}?comp=page", headers, data)
+
+    def _check(self, answer: HttpAnswer) -> None:
         if answer.status != 201:
             raise self._refusal(answer)
         for name in ("x-ms-request-id", "etag"):
             field_of(answer.headers, name, WRITE)
-        if answer.headers.get("content-md5", digest) != digest:
-            raise TransientError(f"{WRITE}: another body arrived than was sent")
 
     def _bearer(self) -> str:
         with self._lock:

@@ -1,6 +1,8 @@
 """Reads a point of a staging page blob: a blob snapshot."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+
+from azure.storage.blob import BlobClient
 
 from connectors.azure.actions import READ
 from connectors.azure.chain import Point
@@ -22,28 +24,37 @@ class PageBlobReader:
     Memory: one range of 4 MiB per call of ``read_into``, 10,000 page ranges per listing.
 
     Args:
-        clients: SDK clients.
-        point: the snapshot.
-        base: an earlier point of the same blob, to be incremental.
+        blob: the snapshot, or an uploaded disk.
+        size: bytes of the disk, without the footer.
+        name: of the instant, for people; the same whenever it is opened.
+        base: the service's name of an earlier snapshot of the same blob, to be incremental.
+        on_close: gives back what the reader holds.
     """
 
-    def __init__(self, clients: AzureClients, point: Point, base: Point | None = None) -> None:
-        if base is not None and base.blob != point.blob:
-            raise ValueError(f"{base.blob} and {point.blob} have no common history")
-        self._point = point
+    def __init__(
+        self,
+        blob: BlobClient,
+        size: int,
+        name: str,
+        base: str | None = None,
+        on_close: Callable[[], None] | None = None,
+    ) -> None:
+        self._blob = blob
+        self._size = size
+        self._name = name
         self._base = base
-        self._blob = clients.blob(point.blob, point.stamp)
+        self._on_close = on_close
 
     @property
     def size(self) -> int:
         """Bytes of the disk, whole MiB."""
-        return self._point.size
+        return self._size
 
     @property
     def identity(self) -> str:
         """Account, blob, snapshot and base."""
-        since = f" since {self._base.stamp}" if self._base else ""
-        return f"page-blob:{self._blob.account_name}:{self._point.blob}@{self._point.stamp}{since}"
+        since = f" since {self._base}" if self._base else ""
+        return f"page-blob:{self._name}{since}"
 
     @property
     def incremental(self) -> bool:
@@ -88,7 +99,7 @@ class PageBlobReader:
                 pages = self._blob.list_page_ranges(
                     offset=first,
                     length=last - first,
-                    previous_snapshot=self._base.stamp if self._base else None,
+                    previous_snapshot=self._base,
                 )
                 return sorted((int(r.start or 0), int(r.end or 0) + 1, r.cleared) for r in pages)
         except MissingError as error:
@@ -119,14 +130,27 @@ class PageBlobReader:
         return data
 
     def _lost(self, error: MissingError) -> PointLostError:
-        return PointLostError(
-            f"point {self._point.label.seq} of {self._point.blob} is gone: {error.message}",
-            blob=self._point.blob,
-        )
+        return PointLostError(f"point {self._name} is gone: {error.message}", point=self._name)
 
     def _check_range(self, start: int, length: int) -> None:
         if start < 0 or length < 0 or start + length > self.size:
             raise ValueError(f"{length} bytes at {start} are not within {self.size}")
 
     def close(self) -> None:
-        """Nothing is held; connections belong to the target."""
+        """Give back what is held; connections belong to the target. Idempotent."""
+        on_close, self._on_close = self._on_close, None
+        if on_close is not None:
+            on_close()
+
+
+def point_reader(clients: AzureClients, point: Point, base: Point | None = None) -> PageBlobReader:
+    """The reader of a blob snapshot.
+
+    Raises:
+        ValueError: the base is of another blob.
+    """
+    if base is not None and base.blob != point.blob:
+        raise ValueError(f"{base.blob} and {point.blob} have no common history")
+    blob = clients.blob(point.blob, point.stamp)
+    name = f"{blob.account_name}:{point.blob}@{point.stamp}"
+    return PageBlobReader(blob, point.size, name, base.stamp if base else None)

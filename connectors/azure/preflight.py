@@ -12,7 +12,7 @@ from connectors.azure.machines import GROUP_READ, Machines
 from connectors.azure.session import AzureClients
 from connectors.azure.sizes import Need, Size, Sizes, unsuitable
 from connectors.azure.spec import AzureSpec, Method, SecurityType
-from connectors.azure.staging import MAX_PAGE_BLOB_BYTES, disk_bytes
+from connectors.azure.staging import MAX_PAGE_BLOB_BYTES, Staging, disk_bytes
 from converters.vhd import FOOTER_BYTES
 from sealift.endpoints import Check, Firmware, SourceVm
 from sealift.errors import ConfigError, QuotaError, TargetError
@@ -32,12 +32,14 @@ class Preflight:
         spec: the plan.
         machines: says where they go, and whether names are free.
         sizes: chooses the size, and remembers it for the launch.
+        staging: removes what was tried.
     """
 
     clients: AzureClients
     spec: AzureSpec
     machines: Machines
     sizes: Sizes
+    staging: Staging
 
     def run(self, vm: SourceVm) -> Sequence[Check]:
         """One row per check; without usable credentials or group only that row.
@@ -94,7 +96,7 @@ class Preflight:
             blob.create_page_blob(512)
         with azure_call(READ):
             blob.get_blob_properties()
-        self.machines.images.staging.remove(name)
+        self.staging.remove(name)
         return Check("container", ok=True, found=f"{self.spec.container}: read, written, removed")
 
     def _subnet(self, location: str) -> Check:

@@ -139,6 +139,20 @@ class AzureClients:
         """One blob of it, or a snapshot of one."""
         return self.blobs.get_blob_client(self.spec.container, name, snapshot=snapshot)
 
+    def signed_blob(self, address: str) -> "BlobClient":
+        """A blob whose address is its own permission; a secret."""
+        from azure.storage.blob import BlobClient
+
+        with azure_call("blob client"):
+            return BlobClient.from_blob_url(
+                address,
+                transport=self._transport(self.spec.concurrency),
+                retry_total=0,
+                max_single_get_size=_RANGE_BYTES,
+                max_chunk_get_size=_RANGE_BYTES,
+                _additional_pipeline_policies=[RefuseStrangers()],
+            )
+
     @property
     def pages(self) -> PageSender:
         """Put Page, which takes another way than all other calls; see ``page_put``."""

@@ -1,6 +1,8 @@
 """Azure behind the cloud port: one object per migration, driven by values only."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 from connectors.azure.consoles import Consoles
 from connectors.azure.disks import Disks
@@ -9,13 +11,15 @@ from connectors.azure.machines import Machines
 from connectors.azure.names import Owner
 from connectors.azure.network import Cards
 from connectors.azure.operations import Operations
-from connectors.azure.page_reader import PageBlobReader
+from connectors.azure.page_reader import PageBlobReader, point_reader
 from connectors.azure.page_writer import PageBlobWriter
 from connectors.azure.preflight import Preflight
 from connectors.azure.session import AzureClients
 from connectors.azure.sizes import Sizes
-from connectors.azure.spec import AzureSpec
+from connectors.azure.spec import AzureSpec, Method
 from connectors.azure.staging import Staging, disk_bytes
+from connectors.azure.upload_writer import UploadWriter
+from connectors.azure.uploads import Uploads, is_upload, uploaded_bytes
 from sealift.cancel import CancelToken
 from sealift.clock import Clock
 from sealift.disk import DiskWriter
@@ -75,24 +79,39 @@ class AzureTarget:
             operations,
             self._disks,
             self._cards,
-            self._images,
+            self._creations,
             self._sizes,
         )
+        self._uploads = Uploads(self._disks, self._machines.location)
 
     def preflight(self, vm: SourceVm) -> Sequence[Check]:
         """See ``Preflight.run``."""
-        return Preflight(self.clients, self._spec, self._machines, self._sizes).run(vm)
+        return Preflight(self.clients, self._spec, self._machines, self._sizes, self._staging).run(
+            vm
+        )
 
     def begin_snapshot(self, seq: int, disk: VmDisk, parent: SnapshotRef | None) -> SnapshotRef:
-        """See ``Staging.begin``."""
+        """See ``Staging.begin`` and ``Uploads.begin``: the plan's method decides."""
+        if self._spec.method is Method.UPLOAD:
+            return self._uploads.begin(seq, disk, parent)
         return self._staging.begin(seq, disk, parent)
 
     def snapshot_state(self, snapshot_id: str) -> SnapshotState:
-        """See ``Staging.state``."""
+        """See ``Staging.state`` and ``Uploads.state``."""
+        if is_upload(snapshot_id):
+            return self._uploads.state(snapshot_id)
         return self._staging.state(snapshot_id)
 
     def writer(self, ref: SnapshotRef, parent: SnapshotRef | None) -> DiskWriter:
-        """The writer of a pending point, by any process; see ``PageBlobWriter``."""
+        """The writer of a pending point; see ``PageBlobWriter`` and ``UploadWriter``."""
+        if is_upload(ref.id):
+            return UploadWriter(
+                self._uploads,
+                ref,
+                self.clients.pages,
+                self._waiter.clock,
+                concurrency=self._spec.concurrency,
+            )
         return PageBlobWriter(
             self._staging,
             ref,
@@ -106,14 +125,29 @@ class AzureTarget:
         Raises:
             PointLostError: there is no such point.
         """
+        if is_upload(ref.id):
+            return self._uploaded(ref)
         points = [self._staging.point(r.id) for r in (ref, base) if r is not None]
         if points[0] is None or points[-1] is None:
             raise PointLostError(f"point {ref.id} or its base is gone", snapshot=ref.id)
-        return PageBlobReader(self.clients, points[0], points[1] if base else None)
+        return point_reader(self.clients, points[0], points[1] if base else None)
+
+    def _uploaded(self, ref: SnapshotRef) -> PageBlobReader:
+        """A complete upload, under a read address that is taken back when the reader closes."""
+        blob = self.clients.signed_blob(self._uploads.grant(ref.id, write=False))
+        revoke = partial(self._uploads.revoke, ref.id)
+        return PageBlobReader(blob, ref.size, ref.id, on_close=revoke)
 
     def volume_size(self, disk_size: int) -> int:
-        """Bytes of the disk in Azure: whole MiB, at least one."""
+        """Bytes of the disk in Azure: whole MiB; of an upload at least 20."""
+        if self._spec.method is Method.UPLOAD:
+            return uploaded_bytes(disk_size)
         return disk_bytes(disk_size)
+
+    def _creations(self, image_id: str, vm: SourceVm) -> list[dict[str, Any]]:
+        if is_upload(image_id):
+            return self._uploads.creations(image_id, vm)
+        return self._images.creations(image_id, vm)
 
     def seal_point(
         self,
@@ -127,16 +161,22 @@ class AzureTarget:
         return ""
 
     def delete_snapshot(self, snapshot_id: str) -> None:
-        """See ``Staging.delete``."""
-        self._staging.delete(snapshot_id)
+        """See ``Staging.delete`` and ``Uploads.delete``."""
+        if is_upload(snapshot_id):
+            self._uploads.delete(snapshot_id)
+        else:
+            self._staging.delete(snapshot_id)
 
     def publish(self, seq: int, vm: SourceVm, snapshots: Mapping[str, SnapshotRef]) -> str:
-        """See ``ImageBlobs.publish``."""
+        """See ``ImageBlobs.publish`` and ``Uploads.publish``."""
+        if all(is_upload(ref.id) for ref in snapshots.values()) and snapshots:
+            return self._uploads.publish(seq, vm, snapshots)
         return self._images.publish(seq, vm, snapshots)
 
     def unpublish(self, image_id: str) -> None:
-        """See ``ImageBlobs.unpublish``."""
-        self._images.unpublish(image_id)
+        """See ``ImageBlobs.unpublish``; of uploads there is nothing that was copied."""
+        if not is_upload(image_id):
+            self._images.unpublish(image_id)
 
     def launch(self, seq: int, attempt: int, image_id: str, vm: SourceVm) -> str:
         """See ``Machines.launch``."""
@@ -193,7 +233,7 @@ class AzureTarget:
                 yield str(card.id)
         for disk in list(self._disks.owned({})):
             if not str(disk.name).startswith(kept or ("/",)) and disk.id not in keep:
-                self._disks.delete(str(disk.name))
+                self._uploads.remove(str(disk.name))
                 yield str(disk.id)
         for image in [i for i in self._images.owned() if i not in keep]:
             self._images.unpublish(image)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from xml.etree import ElementTree
 
+from connectors.azure.blob_xml import parsed
 from sealift.errors import TransientError
 from sealift.objects import ObjectInfo, is_name
 
@@ -70,13 +71,12 @@ def read_page(body: bytes, prefix: str, action: str) -> Page:
     Raises:
         TransientError: no such document, of another list, or something is missing.
     """
-    try:
-        root = ElementTree.fromstring(body)  # noqa: S314 - expat refuses what grows out of bounds
-    except ElementTree.ParseError:
-        raise TransientError(f"{action}: the answer is no list") from None
-    blobs, marker = root.find("Blobs"), root.find("NextMarker")
-    if root.tag != "EnumerationResults" or blobs is None or marker is None:
+    root = parsed(body)
+    if root is None or root.tag != "EnumerationResults":
         raise TransientError(f"{action}: the answer is no list")
+    blobs, marker = root.find("Blobs"), root.find("NextMarker")
+    if blobs is None or marker is None:
+        raise TransientError(f"{action}: the list is not whole")
     if (root.findtext("Prefix") or "") != prefix:
         raise TransientError(f"{action}: the answer is to another question")
     found = [_found(one, action) for one in blobs.iterfind("Blob")]

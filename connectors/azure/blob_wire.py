@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote, urlencode
-from xml.etree import ElementTree
 
 from azure.core.pipeline import Pipeline
 from azure.core.pipeline.policies import BearerTokenCredentialPolicy, UserAgentPolicy
 from azure.core.rest import HttpRequest
 
+from connectors.azure.blob_xml import parsed
 from connectors.azure.errors import azure_call, refusal_of
 from sealift.errors import TransientError
 from sealift.units import KiB
@@ -206,10 +206,7 @@ def _error_document(ask: Ask, response: Any) -> Mapping[str, Any]:
     """Code and words of an error, as far as they can be read."""
     if ask.method == "HEAD" or response.status_code == HTTPStatus.NOT_MODIFIED:
         return {}
-    raw = _body(ask, response, _LARGEST_ERROR)
-    try:
-        root = ElementTree.fromstring(raw)  # noqa: S314 - expat refuses what grows out of bounds
-    except ElementTree.ParseError:
+    root = parsed(_body(ask, response, _LARGEST_ERROR))
+    if root is None or root.tag != "Error":
         return {}
-    found = {"code": root.findtext("Code"), "message": root.findtext("Message")}
-    return {"error": found} if root.tag == "Error" else {}
+    return {"error": {"code": root.findtext("Code"), "message": root.findtext("Message")}}

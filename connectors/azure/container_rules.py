@@ -8,9 +8,9 @@ were not asked is said, with the command that does.
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import TYPE_CHECKING
-from xml.etree import ElementTree
 
 from connectors.azure.blob_wire import Answer, Ask, BlobWire
+from connectors.azure.blob_xml import parsed
 from connectors.azure.errors import code_of
 from connectors.azure.object_blob import BlobSpec
 from sealift.errors import SealiftError, TargetDeniedError, TransientError
@@ -113,10 +113,9 @@ def _lock(spec: BlobSpec, said: Answer) -> Iterator[Finding]:
 
 
 def _soft_delete(said: Answer) -> Iterator[Finding]:
-    try:
-        root = ElementTree.fromstring(said.body)  # noqa: S314 - expat refuses what grows
-    except ElementTree.ParseError:
-        raise TransientError(f"{_SERVICE_READ}: the answer cannot be read") from None
+    root = parsed(said.body)
+    if root is None:
+        raise TransientError(f"{_SERVICE_READ}: the answer cannot be read")
     policy = root.find("DeleteRetentionPolicy")
     enabled = policy is not None and (policy.findtext("Enabled") or "").lower() == _YES
     days = "" if policy is None else policy.findtext("Days") or ""

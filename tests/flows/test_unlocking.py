@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from flows.unlocking import secret_of
+from connectors.azure.key_vault import KeyVaultWrapper
+from flows.unlocking import key_vault_of, secret_of
+from sealift.config_places import KeyVaultPlan
 from sealift.config_repository import KeyPlan
 from sealift.errors import SealiftError, ToolError, UsageError
 from sealift.sealing.secrets import KeyFile, Passphrase, RecoveryCode
@@ -84,3 +86,36 @@ def test_a_folder_a_pipe_and_nothing_are_no_files(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "missing", tmp_path / "pipe"):
         with pytest.raises(SealiftError):
             secret_of(plan(passphrase_file=str(path)), {})
+
+
+def test_a_key_of_key_vault_is_the_one_that_the_plan_names() -> None:
+    named = KeyVaultPlan(vault_url="https://v.vault.azure.net", key="backup")
+    secret = secret_of(KeyPlan(key_vault=named), {})
+    assert isinstance(secret, KeyVaultWrapper)
+    assert secret.key_id == "https://v.vault.azure.net/keys/backup"
+
+
+@pytest.mark.parametrize("version", ["", "0123456789abcdef"])
+def test_a_key_is_named_by_its_identifier(version: str) -> None:
+    address = "https://v.vault.azure.net/keys/backup" + (f"/{version}" if version else "")
+    named = key_vault_of(address)
+    assert (named.vault_url, named.key) == ("https://v.vault.azure.net", "backup")
+    assert named.version == (version or None)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "",
+        "backup",
+        "http://v.vault.azure.net/keys/backup",
+        "https://v.vault.azure.net/secrets/backup",
+        "https://v.vault.azure.net/keys/",
+        "https://v.vault.azure.net/keys/../x",
+        "https://v.vault.azure.net/keys/backup/0a/wrapkey",
+    ],
+)
+def test_what_is_no_identifier_of_a_key_is_refused(address: str) -> None:
+    with pytest.raises(UsageError, match="is not the identifier of a key") as caught:
+        key_vault_of(address)
+    assert "/keys/KEY" in caught.value.next_step

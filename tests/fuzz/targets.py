@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 
 from tests.fuzz import (
     targets_aws,
+    targets_azure,
     targets_images,
     targets_nbd,
     targets_plan,
@@ -22,6 +23,7 @@ BUILDERS: Mapping[str, Callable[[], Target]] = {
     **targets_state.BUILDERS,
     **targets_aws.BUILDERS,
     **targets_s3.BUILDERS,
+    **targets_azure.BUILDERS,
     **targets_sealing.BUILDERS,
 }
 """In the order of the report."""

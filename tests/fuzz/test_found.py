@@ -27,6 +27,12 @@ _LIST = b'\0{"BlockSize": 524288, "Blocks": [%s], "VolumeSize": 1}'
 @pytest.mark.parametrize(
     ("parser", "data", "outcome"),
     [
+        # a document in an encoding that is none
+        (
+            "azure-lists",
+            b"\0x-ms-request-id: r\nx-ms-version: v\n\n<?xml version='1.0' encoding='i'?><a/>",
+            "TransientError",
+        ),
         # a number that is no whole number: int() of infinity
         ("qmp-records", b'{"seq": 1e999}', "SourceError"),
         ("qmp-records", _DEEP, "SourceError"),

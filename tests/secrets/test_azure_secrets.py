@@ -125,8 +125,8 @@ def test_a_machine_is_replicated_into_azure_and_read_back(azure: Azure, evidence
 def test_checks_prune_and_keys_work_over_azure(azure: Azure) -> None:
     azure.run("replicate")
     azure.run("verify", "--read-data", "1")
-    azure.run("prune", "--preview")
-    azure.run("prune")
+    azure.run("repository", "prune", "--preview")
+    azure.run("repository", "prune")
     checked = azure.run("repository", "check-store").out
     assert "one creator wins" in checked
     assert "namespace: flat" in checked

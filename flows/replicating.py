@@ -40,6 +40,7 @@ from sealift.errors import IntegrityError
 from sealift.progress import silent
 from sealift.repository.check import Checker
 from sealift.repository.prune import PruneOptions, Pruner
+from sealift.repository.repack import Repacker
 
 Slot = Annotated[
     str | None,
@@ -48,6 +49,9 @@ Slot = Annotated[
         "it and fails when there is no such limit",
         max_length=200,
     ),
+]
+Repack = Annotated[
+    bool, Field(description="Also move what is needed out of packs that are mostly not")
 ]
 Share = Annotated[
     float, Field(description="Share of the packs that are read as a whole", ge=0.0, le=1.0)
@@ -184,13 +188,15 @@ def verify(plan: ReplicationPlan, share: Share = 0.1) -> None:
 
 
 @flow(name="sealift-prune", flow_run_name="prune {plan.replication}", persist_result=False)
-def prune(plan: ReplicationPlan) -> None:
+def prune(plan: ReplicationPlan, repack: Repack = False) -> None:
     """Drop what retention does not keep; delete what no point needs, after the quarantine."""
 
     def work(around: Caller) -> None:
         with _opened(plan, around, "prune") as found:
             options = PruneOptions(plan.retention.quarantine)
             report = Pruner(found.repository, options).run(retention_of(plan.retention))
+            if repack:
+                Repacker(found.repository, cancel=around.cancel).run()
         rows = [
             {"point": v.point.id.hex(), "stays because of": ", ".join(v.reasons) or "(goes)"}
             for v in report.verdicts

@@ -80,6 +80,7 @@ def check(plan: PlanOption = None, sets: SetOption = None, json: JsonOption = Fa
     epilog=examples(
         "sealift repository prune --plan dr.yaml --preview",
         "sealift repository prune --plan dr.yaml",
+        "sealift repository prune --plan dr.yaml --repack",
     ),
 )
 def prune(
@@ -97,6 +98,15 @@ def prune(
             help="More than a fifth of the points may go at once.",
         ),
     ] = False,
+    repack: Annotated[
+        bool,
+        typer.Option(
+            "--repack",
+            envvar="SEALIFT_REPACK",
+            help="Also move what is needed out of packs that are mostly not: reads them, and "
+            "needs a credential that writes.",
+        ),
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Drop points that retention does not keep; delete what none needs, after a quarantine."""
@@ -104,7 +114,9 @@ def prune(
         from flows.cli import plans, upkeep_commands
 
         chosen = plans.replication(plan, sets).plan
-        upkeep_commands.prune(output, chosen, preview=preview, mass_removal=mass_removal)
+        upkeep_commands.prune(
+            output, chosen, preview=preview, mass_removal=mass_removal, repack=repack
+        )
 
 
 @repository.command(

@@ -217,6 +217,9 @@ class Pruned(Summary):
     deleted_objects: int
     denied_objects: int
     """That the store did not let us delete."""
+    repacked_objects: int
+    """Packs mostly needed no more, whose needed chunks are in new ones; they are condemned, too."""
+    repacked_bytes: int
 
 
 @dataclass(frozen=True, kw_only=True)

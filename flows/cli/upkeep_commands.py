@@ -19,6 +19,7 @@ from sealift.config_repository import ReplicationPlan
 from sealift.errors import IntegrityError, UsageError
 from sealift.repository.check import Checker, CheckReport
 from sealift.repository.prune import PruneOptions, Pruner, PruneReport
+from sealift.repository.repack import Repacker, RepackReport
 from sealift.repository.repair import RepairReport, rebuild_index
 from sealift.repository.reseal import Resealer
 from sealift.repository.retention import Verdict
@@ -84,19 +85,26 @@ def _checked(command: Command, report: CheckReport) -> RepositoryChecked:
     )
 
 
-def prune(output: Output, plan: ReplicationPlan, *, preview: bool, mass_removal: bool) -> None:
+def prune(
+    output: Output, plan: ReplicationPlan, *, preview: bool, mass_removal: bool, repack: bool
+) -> None:
     """Drop the points that retention does not keep; remove what none needs, after quarantine."""
-    with opened(output, plan, "repository prune") as (_, found):
+    moved = RepackReport()
+    with opened(output, plan, "repository prune") as (at, found):
         options = PruneOptions(plan.retention.quarantine, mass_removal)
         pruner = Pruner(found.repository, options)
         policy = retention_of(plan.retention)
         report = pruner.preview(policy) if preview else pruner.run(policy)
+        if repack and not preview:
+            moved = Repacker(found.repository, cancel=at.around.cancel).run()
+        for name in moved.damaged:
+            at.say(f"{name} is damaged, so it was not repacked; sealift verify says what is lost")
     verdicts = sorted(report.verdicts, key=lambda v: (v.point.taken_ms, v.point.seq))
     for verdict in verdicts:
         output.emit(_verdict(verdict))
     rows = [_verdict_row(v) for v in verdicts]
     output.table("points", ("point", "taken (UTC)", "", "because of"), rows)
-    output.summary(_pruned(report, preview=preview))
+    output.summary(_pruned(report, moved, preview=preview))
 
 
 def _verdict(verdict: Verdict) -> VerdictLine:
@@ -115,7 +123,7 @@ def _verdict_row(verdict: Verdict) -> tuple[str, ...]:
     return name, taken.strftime("%Y-%m-%d %H:%M:%S"), word, ", ".join(verdict.reasons)
 
 
-def _pruned(report: PruneReport, *, preview: bool) -> Pruned:
+def _pruned(report: PruneReport, moved: RepackReport, *, preview: bool) -> Pruned:
     condemned = format_size(report.condemned_bytes)
     doomed = format_size(report.doomed_bytes)
     text = (
@@ -123,6 +131,9 @@ def _pruned(report: PruneReport, *, preview: bool) -> Pruned:
         f"{condemned} in {len(report.condemned)} objects go into quarantine, "
         f"{doomed} in {len(report.doomed)} have come out of it"
     )
+    if moved.packs:
+        freed, stored = format_size(moved.freed_bytes), format_size(moved.stored_bytes)
+        text += f"; what is needed of {freed} is in {stored} of new packs, the rest in quarantine"
     if report.denied:
         text += f"; the store refused to delete {len(report.denied)} objects"
     return Pruned(
@@ -135,6 +146,8 @@ def _pruned(report: PruneReport, *, preview: bool) -> Pruned:
         doomed_bytes=report.doomed_bytes,
         deleted_objects=report.deleted,
         denied_objects=len(report.denied),
+        repacked_objects=len(moved.packs),
+        repacked_bytes=moved.freed_bytes,
         preview=preview,
     )
 

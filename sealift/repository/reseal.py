@@ -7,16 +7,19 @@ old objects go with the quarantine of later prunes. Manifests come last, in one 
 """
 
 import hashlib
+import threading
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 from sealift.cancel import CancelToken
 from sealift.errors import TransientError
+from sealift.pipeline import Executor, ThreadExecutor
 from sealift.repository.commits import Commit, Condemned, IndexRef, PointRef
 from sealift.repository.names import RANDOM_BYTES, index_name, manifest_name
 from sealift.repository.packer import read_index
 from sealift.repository.packs import PackBuilder, Toc, encode_index, repacked
 from sealift.repository.session import MAX_INDEX_OBJECT_BYTES, Repository
+from sealift.repository.writer import WORKERS
 from sealift.sealing.records import RecordKind, epoch_of
 
 
@@ -49,15 +52,17 @@ class _MovedError(Exception):
 class Resealer:
     """Reseals one repository; safe to run again after any failure.
 
-    Memory: a pack three times and the tables of one index object.
+    Memory: a pack three times for each of ``WORKERS``, and the tables of one index object.
 
     Args:
         repository: opened with the newest epoch's keys.
         cancel: looked at before each pack.
+        executor: threads, or inline for simulations.
     """
 
     repository: Repository
     cancel: CancelToken = field(default_factory=CancelToken)
+    executor: Executor = field(default_factory=ThreadExecutor)
 
     def run(self) -> ResealReport:
         """Reseal what is of an older epoch.
@@ -90,7 +95,7 @@ class Resealer:
         old = [toc for toc in tocs if toc.pack not in leaving and self._is_old(toc)]
         if not old and epoch_of(store.get(ref.name)) >= report.epoch:
             return ref.name
-        renewed = {toc.pack: self._pack(toc, report) for toc in old}
+        renewed = self._packs(old, report)
         whole = [renewed.get(toc.pack, toc) for toc in tocs]
         fresh = self._put_index(whole, report)
         replaced = [ref.name, *renewed]
@@ -101,8 +106,27 @@ class Resealer:
     def _is_old(self, toc: Toc) -> bool:
         return any(entry.epoch < self.repository.ring.epoch for entry in toc.entries())
 
-    def _pack(self, toc: Toc, report: ResealReport) -> Toc:
-        self.cancel.check()
+    def _packs(self, old: Sequence[Toc], report: ResealReport) -> dict[str, Toc]:
+        """By the names of those that they replace, several at a time; all of them are stored.
+
+        Raises the first error once no other pack is under way any more.
+        """
+        made: dict[str, Toc] = {}
+        booking = threading.Lock()
+
+        def work(toc: Toc) -> None:
+            fresh = self._pack(toc)
+            with booking:
+                made[toc.pack] = fresh
+                report.chunks += len(fresh)
+                report.packs += 1
+                report.stored_bytes += fresh.size
+
+        workers = max(1, min(WORKERS, self.repository.store.caps.concurrency, len(old)))
+        self.executor.run(old, work, workers, self.cancel)
+        return {toc.pack: made[toc.pack] for toc in old}
+
+    def _pack(self, toc: Toc) -> Toc:
         repository = self.repository
         whole = memoryview(repository.store.get(toc.pack))
         builder = PackBuilder(toc.kind)
@@ -112,9 +136,6 @@ class Resealer:
             builder.add(repository.sealer.reseal(chunk))
         made, data = builder.sealed(repository.records, repository.ring.entropy)
         repository.store.put(made.pack, data, lock_until=repository.locks.until())
-        report.chunks += len(made)
-        report.packs += 1
-        report.stored_bytes += len(data)
         return made
 
     def _put_index(self, tocs: Sequence[Toc], report: ResealReport) -> IndexRef:

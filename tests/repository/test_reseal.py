@@ -1,12 +1,15 @@
 """Resealing: nothing live is under old keys afterwards, whoever dies or writes meanwhile."""
 
 import random
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from sealift.errors import IntegrityError, ObjectMissingError, StoppedError, TransientError
+from sealift.objects import Bytes, ObjectInfo
+from sealift.pipeline import InlineExecutor
 from sealift.repository.check import Checker
 from sealift.repository.packer import read_index
 from sealift.repository.packs import Toc
@@ -67,7 +70,8 @@ class Rotated:
         return tree
 
     def reseal(self, store: Any = None) -> ResealReport:
-        return Resealer(self.open(self.new, store)).run()
+        """In one thread, so that the n-th call is the same each time."""
+        return Resealer(self.open(self.new, store), executor=InlineExecutor()).run()
 
     def prune(self) -> None:
         Pruner(self.open(self.new), PruneOptions()).run(LAST)
@@ -179,6 +183,49 @@ def test_a_stop_is_kept_to_between_packs() -> None:
     with pytest.raises(StoppedError):
         resealer.run()
     rotated.check(epoch=1)
+
+
+class Meeting:
+    """A store in which a pack is put only once another is about to be put, too."""
+
+    def __init__(self, inner: MemoryObjectStore) -> None:
+        self._inner, self._second = inner, threading.Event()
+        self._begun: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def put(self, name: str, data: Bytes, **options: Any) -> ObjectInfo:
+        if name.startswith("packs/"):
+            self._begun.append(name)
+            if len(self._begun) > 1:
+                self._second.set()
+            assert self._second.wait(20), "no other pack was under way"
+        return self._inner.put(name, data, **options)
+
+
+def test_several_packs_are_resealed_at_once() -> None:
+    rotated = Rotated()
+    repository = rotated.open(rotated.new, Meeting(_memory(rotated)))
+    report = Resealer(repository).run()
+    assert report.packs > 1
+    assert report.chunks == sum(len(toc) for toc in rotated.tocs(rotated.open(rotated.new)))
+    rotated.check()
+
+
+@pytest.mark.fault(1, 5)
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_an_error_of_one_of_several_threads_is_finished_by_the_next_run(turn: int) -> None:
+    rotated = Rotated()
+    store = Interrupted(_memory(rotated), turn, _refuse, late=turn % 2 == 0)
+    with pytest.raises(TransientError, match="refused"):
+        Resealer(rotated.open(rotated.new, store)).run()
+    Resealer(rotated.open(rotated.new)).run()
+    rotated.check()
+
+
+def _refuse() -> None:
+    raise TransientError("refused")
 
 
 def _calls() -> int:

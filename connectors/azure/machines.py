@@ -81,9 +81,8 @@ class Machines:
         if machine is None:
             check_os_disk(vm)
             self._create(name, seq, attempt, image_id, vm)
-            machine = self.find(name)
-        if machine is None:
-            raise MissingError(f"machine {name} was made and is not there", machine=name)
+            waiter = self.operations.waiter
+            machine = waiter.until(lambda: self.find(name), VISIBLE_SECONDS, f"machine {name}")
         return str(machine.id)
 
     def _create(self, name: str, seq: int, attempt: int, image_id: str, vm: SourceVm) -> None:

@@ -53,6 +53,17 @@ class TestEarlierReader(ReaderContract):
         return ReaderCase(opener(target, parent), joined(BASE))
 
 
+class TestIncrementalReader(ReaderContract):
+    @pytest.fixture
+    def reader_case(self, subscription: Subscription) -> ReaderCase:
+        target = fresh(subscription)
+        parent = subscription.snapshot(target, BASE)
+        child = subscription.snapshot(target, DELTA, seq=2, parent=parent)
+        return ReaderCase(
+            lambda: target.reader(child, parent), joined(BASE, DELTA), base=joined(BASE)
+        )
+
+
 class PageBlobWriterContract(WriterContract):
     layer: dict[int, bytes] | None = None
 

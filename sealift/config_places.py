@@ -80,7 +80,7 @@ class BlobPlan(PlanModel):
     lock: LockPlan | None = Field(
         default=None,
         description="Object lock; the container must have been made with version-level "
-        "immutability",
+        "immutability. Governance makes unlocked policies: who may lock may end them, too",
     )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from connectors.azure.blob_wire import Answer, Ask, BlobWire
 from connectors.azure.blob_xml import parsed
 from connectors.azure.errors import code_of
-from connectors.azure.object_blob import BlobSpec
+from connectors.azure.object_blob import BlobSpec, LockMode
 from sealift.errors import SealiftError, TargetDeniedError, TransientError
 from sealift.objects_check import Finding, Verdict
 
@@ -107,6 +107,11 @@ def _lock(spec: BlobSpec, said: Answer) -> Iterator[Finding]:
         text = "a policy of the whole container keeps every blob from being replaced or deleted"
         step = "locks and leases of a repository need both: use version-level immutability"
         yield Finding(name, Verdict.BAD, text, step)
+        return
+    if spec.lock_mode is LockMode.UNLOCKED:
+        text = "unlocked policies: who may lock a blob may end its lock, too"
+        step = "for protection from our own credentials use lock.mode compliance"
+        yield Finding(name, Verdict.DEGRADED, text, step)
         return
     possible = "possible for each blob" if flag == _YES else "none: whoever may delete can delete"
     yield Finding(name, Verdict.NOTE, possible)

@@ -77,7 +77,7 @@ class LockMode(Enum):
     """Who may end a lock before its time ("Time-based retention policies", version scope)."""
 
     UNLOCKED = "Unlocked"
-    """Identities with a permission of its own."""
+    """Whoever may set it: the same permission deletes it ("Delete Blob Immutability Policy")."""
     LOCKED = "Locked"
     """Nobody."""
 

@@ -166,7 +166,7 @@ def test_a_variable_of_the_other_kind_is_a_problem_not_a_default(tmp_path: Path)
     found = problems(tmp_path, GOOD, SEALIFT_POLICY__DOWNTIME_BUDGET="1min")
     assert found == [
         "SEALIFT_POLICY__DOWNTIME_BUDGET policy.downtime_budget: unknown key; known are audit, "
-        "on_tracking_loss"
+        "on_tracking_loss, stop"
     ]
 
 

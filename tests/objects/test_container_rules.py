@@ -10,7 +10,7 @@ from connectors.azure.container_rules import container_findings
 from connectors.azure.object_blob import LockMode
 from sealift.errors import TargetDeniedError
 from sealift.objects_check import Finding, Verdict
-from tests.objects.containers import Container
+from tests.objects.containers import Container, OpenContainer
 
 pytestmark = pytest.mark.sandbox
 
@@ -74,6 +74,16 @@ def test_locks_that_the_container_does_not_have_are_bad(container: Container) ->
     }["lock of the container"]
     assert seen.verdict is Verdict.BAD
     assert seen.next_step
+
+
+@pytest.mark.parametrize(
+    ("mode", "verdict"), [(LockMode.LOCKED, Verdict.NOTE), (LockMode.UNLOCKED, Verdict.DEGRADED)]
+)
+def test_a_lock_that_its_maker_can_end_is_told(
+    open_container: OpenContainer, mode: LockMode, verdict: Verdict
+) -> None:
+    seen = found(open_container(lock_mode=mode))["lock of the container"]
+    assert seen.verdict is verdict
 
 
 @pytest.mark.parametrize(

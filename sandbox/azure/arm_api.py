@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sandbox.azure import machines
-from sandbox.azure.arm_call import ArmCall, Route, json_reply, route
+from sandbox.azure.arm_call import ArmCall, Route, check_conditions, json_reply, route
 from sandbox.azure.arm_errors import ArmError, resource_not_found
 from sandbox.azure.disks import TYPE as DISK_TYPE
 from sandbox.azure.disks import Disk, DiskRules
@@ -166,10 +166,12 @@ class ArmApi:
     def _put_machine(self, call: ArmCall) -> Reply:
         machine_id = call.resource(MACHINE_TYPE)
         known = self._subscription.find(machine_id, Machine)
+        check_conditions(call, known)
         if known is not None and known.provisioning_state != "Failed":
             self._check_not_deleting(known)
             self._machines.check_same(known, call.body)
             known.tags = parsed_tags(call.body)
+            known.touch()
             return json_reply(200, known.document())
         machine = self._machines.plan(machine_id, call.body)
         self._subscription.add(machine)
@@ -187,6 +189,7 @@ class ArmApi:
         self._check_free(machine)
         if "tags" in call.body:
             machine.tags = parsed_tags(call.body)
+            machine.touch()
         return json_reply(200, machine.document())
 
     def _get_machine(self, call: ArmCall) -> Reply:

@@ -12,6 +12,7 @@ from sandbox.azure.arm_errors import ArmError
 from sandbox.azure.https import Reply, Request
 from sandbox.azure.operations import OperationEnd
 from sandbox.azure.resource_ids import ResourceId
+from sandbox.azure.state import Resource
 
 Answer = Callable[["ArmCall"], Reply]
 
@@ -118,6 +119,20 @@ def json_reply(
     """A reply with a JSON body."""
     kind = (("Content-Type", "application/json; charset=utf-8"),)
     return Reply(status, json.dumps(document).encode(), kind + headers)
+
+
+def check_conditions(call: ArmCall, known: Resource | None) -> None:
+    """If-Match and If-None-Match ("Virtual Machines - Create Or Update", request headers).
+
+    Raises:
+        ArmError: 412 PreconditionFailed.
+    """
+    wanted, unwanted = call.headers.get("if-match"), call.headers.get("if-none-match")
+    etag = known.etag if known else None
+    fits = wanted is None or (etag is not None and wanted in ("*", etag))
+    if not fits or (unwanted is not None and etag is not None and unwanted in ("*", etag)):
+        message = "The condition of the request's If-Match or If-None-Match is not met."
+        raise ArmError(412, "PreconditionFailed", message)
 
 
 def error_reply(error: ArmError) -> Reply:

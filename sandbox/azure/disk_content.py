@@ -22,11 +22,9 @@ from azure.storage.blob import (
 )
 
 from converters.vhd import FOOTER_BYTES, DiskType, parse_footer
-from sandbox.azure import own_copies
 from sandbox.azure.arm_errors import ArmError, invalid
 from sandbox.azure.authority import Authority
 from sandbox.azure.azurite import Account
-from sandbox.azure.own_copies import open_copies, own_source
 from sealift.clock import SystemClock
 from sealift.errors import ImageError
 
@@ -64,8 +62,6 @@ class DiskContents:
         self._clock = SystemClock()
         self._service = self._client(disks, authority)
         self._customers = self._client(customer, authority)
-        open_copies(self._service)
-        open_copies(self._customers)
 
     def close(self) -> None:
         """Close the connections."""
@@ -93,18 +89,14 @@ class DiskContents:
         """
         source = self._source(source_uri)
         size_bytes = self._checked_size(source)
-        with own_source(self._customers, source.url) as own, self._blob(place) as blob:
-            if own is None:
-                raise ArmError(400, "BlobNotFound", f"The source blob {source.url} is gone.")
-            blob.start_copy_from_url(f"{own}&{self._reader(own)}")
+        with self._blob(place) as blob:
+            blob.start_copy_from_url(f"{source.url}?{self._reader(source)}")
         return size_bytes
 
     def copy_from(self, place: str, source: str) -> None:
         """Copy another disk's content as it is now."""
-        with own_source(self._service, self._blob(source).url) as own, self._blob(place) as blob:
-            if own is None:
-                raise ArmError(409, "Conflict", "The source disk is being removed.")
-            blob.start_copy_from_url(own)
+        with self._blob(place) as blob:
+            blob.start_copy_from_url(self._blob(source).url)
 
     def check_source(self, source_uri: str) -> None:
         """That a blob of the customer's is there and is a page blob.
@@ -180,14 +172,12 @@ class DiskContents:
         with self._blob(place) as blob:
             return blob.download_blob(offset, length).readall()
 
-    def _reader(self, own: str) -> str:
+    def _reader(self, source: BlobClient) -> str:
         """A signature that lets a copy read what it copies from."""
-        address, _, snapshot = own.partition("?snapshot=")
         return generate_blob_sas(
             self._customer.name,
-            own_copies.CONTAINER,
-            address.rpartition("/")[2],
-            snapshot=snapshot,
+            source.container_name,
+            source.blob_name,
             account_key=self._customer.key,
             permission="r",
             expiry=self._clock.now() + timedelta(hours=1),

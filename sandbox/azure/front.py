@@ -4,11 +4,11 @@ Requests go on to Azurite as they came; answers come back in pieces. Bodies long
 8 MiB are carried on without being kept.
 """
 
-import contextlib
 import http.client
 import logging
 import ssl
-from collections.abc import Iterator, Mapping
+import uuid
+from email.utils import format_datetime
 from typing import cast
 
 from azure.storage.blob import BlobClient, BlobServiceClient
@@ -29,10 +29,11 @@ from sandbox.azure.faults import (
 )  # fmt: skip
 from sandbox.azure.https import Delivery, Reply, TlsHandler, TlsServer
 from sandbox.azure.identity import STORAGE_AUDIENCE, TokenError, TokenIssuer
-from sandbox.azure.own_copies import own_source
 from sandbox.azure.upstream import Upstream, kept
+from sealift.clock import SystemClock
 
 _log = logging.getLogger(__name__)
+_VERSION = "2025-11-05"
 _KEPT_BYTES = 8 << 20
 _PIECE_BYTES = 1 << 20
 _SPOILED_BYTES = 64 << 20
@@ -149,28 +150,17 @@ class _Handler(TlsHandler):
             reply = answered if isinstance(answered, Reply) else _refuse(*answered)
             return self._sent(spoiled(fault, _CODES, _refuse, reply) if fault else Delivery(reply))
         try:
-            with self._carried_on(request) as headers:
-                response = self._upstream.send(
-                    self.command, self.path, headers, self._body, self._left, self.rfile.read
-                )
-                with response:
-                    return self._answer(request, fault, response)
+            headers = self._front.locks.carried_on(request.headers)
+            response = self._upstream.send(
+                self.command, self.path, headers, self._body, self._left, self.rfile.read
+            )
+            with response:
+                return self._answer(request, fault, response)
         except (OSError, http.client.HTTPException):
             _log.debug("%s was cut off", request.operation, exc_info=True)
             self._upstream.close()
             self.close_connection = True
             return 0, 0
-
-    @contextlib.contextmanager
-    def _carried_on(self, request: BlobRequest) -> Iterator[Mapping[str, str]]:
-        """The headers that Azurite gets: those of a copy name a source that is its own."""
-        headers = self._front.locks.carried_on(request.headers)
-        signed = headers.get("authorization", "").lower().startswith("sharedkey")
-        if request.operation not in ("CopyBlob", "CopyBlobFromUrl") or signed:
-            yield headers
-            return
-        with own_source(self._front.service, headers["x-ms-copy-source"]) as source:
-            yield headers if source is None else {**headers, "x-ms-copy-source": source}
 
     def _refused(self, request: BlobRequest, length: int) -> Delivery | None:
         authorization = request.headers.get("authorization", "")
@@ -260,4 +250,10 @@ class _Handler(TlsHandler):
 def _refuse(status: int, code: str, message: str) -> Reply:
     body = blob_rules.error_body(code, message)
     kind = (("Content-Type", "application/xml"), ("x-ms-error-code", code))
-    return Reply(status, body, kind)
+    return Reply(status, body, (*kind, *_service_headers()))
+
+
+def _service_headers() -> tuple[tuple[str, str], ...]:
+    """What every answer of the service has."""
+    now = format_datetime(SystemClock().now(), usegmt=True)
+    return (("x-ms-request-id", str(uuid.uuid4())), ("x-ms-version", _VERSION), ("Date", now))

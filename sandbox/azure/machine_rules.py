@@ -20,6 +20,8 @@ from sandbox.azure.state import Subscription, parsed_tags
 TYPE = "Microsoft.Compute/virtualMachines"
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9_-])?")
 _MAX_LUN = 63
+_MAX_OS_BYTES = 4095 << 30
+"""Of an OS disk ("Introduction to Azure managed disks")."""
 
 
 class MachineRules:
@@ -68,7 +70,7 @@ class MachineRules:
             zones=tuple(body.get("zones") or ()),
         )
         _check_security(machine, os_disk, size)
-        _check_generation(machine, size)
+        _check_generation(machine, os_disk, size)
         self._check_zones(machine)
         self._check_quota(size, machine_id)
         return machine
@@ -236,7 +238,10 @@ def _check_attachable(disk: Disk, machine_id: ResourceId) -> None:
         raise ArmError(409, "Conflict", message)
 
 
-def _check_generation(machine: Machine, size: Size) -> None:
+def _check_generation(machine: Machine, disk: Disk, size: Size) -> None:
+    if disk.size_bytes > _MAX_OS_BYTES:
+        message = f"The size of OS disk '{disk.id.name}' exceeds 4095 GiB."
+        raise invalid(message, "osDisk.diskSizeGB")
     # "Support for generation 2 VMs on Azure".
     if machine.generation not in size.generations:
         message = f"The selected VM size '{size.name}' cannot boot Hypervisor Generation "

@@ -111,7 +111,8 @@ class Machine(Resource):
 
     def extra(self) -> dict[str, Any]:
         """See ``Resource.extra``."""
-        return {"zones": list(self.zones)} if self.zones else {}
+        shown: dict[str, Any] = {"etag": self.etag}
+        return {**shown, "zones": list(self.zones)} if self.zones else shown
 
     def properties(self) -> dict[str, Any]:
         """See ``Resource.properties``."""

@@ -26,7 +26,6 @@ from sandbox.azure.identity import IdentityServer, TokenIssuer
 from sandbox.azure.launches import LaunchBook
 from sandbox.azure.machines import BootHook, LaunchedMachine
 from sandbox.azure.network import Network, SecurityGroup, Subnet
-from sandbox.azure.own_copies import open_copies
 from sandbox.azure.resource_ids import ResourceId
 from sandbox.azure.resources_api import ResourcesApi, StorageAccount
 from sandbox.azure.rules import Rules
@@ -299,4 +298,3 @@ class AzureSandbox:
     def _make_container(self) -> None:
         with self.blob_service() as service:
             service.create_container(CONTAINER).close()
-            open_copies(service)

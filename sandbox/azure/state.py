@@ -31,6 +31,10 @@ class Resource:
     provisioning_state: str = "Succeeded"
     etag: str = field(default_factory=lambda: f'W/"{secrets.token_hex(16)}"')
 
+    def touch(self) -> None:
+        """It was changed."""
+        self.etag = f'W/"{secrets.token_hex(16)}"'
+
     def properties(self) -> dict[str, Any]:
         """What stands under ``properties``."""
         return {}

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from azure.core import MatchConditions
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
 from azure.identity import DefaultAzureCredential
 from azure.storage.blob import BlobClient
@@ -122,6 +123,36 @@ def test_a_put_again_is_the_same_machine(cloud: Cloud, parts: tuple[str, str, st
     other = cloud.vm_body(parts[0], parts[2])
     assert refused(create(cloud, other, "again")) == (409, "PropertyChangeNotAllowed")
     assert [m.name for m in cloud.sandbox.machines()].count("again") == 1
+
+
+def test_conditions(cloud: Cloud) -> None:
+    """ "Virtual Machines - Create Or Update", If-Match and If-None-Match: 412 when not met."""
+    body = cloud.make_vm("conditions")
+    machines = cloud.compute.virtual_machines
+
+    def put(condition: MatchConditions, etag: str | None = None) -> Any:
+        return machines.begin_create_or_update(
+            cloud.group, "conditions", body, etag=etag, match_condition=condition
+        ).result()
+
+    with pytest.raises(HttpResponseError) as caught:
+        put(MatchConditions.IfMissing)
+    assert caught.value.status_code == 412
+    first = machines.get(cloud.group, "conditions").etag
+    assert put(MatchConditions.IfNotModified, first).etag != first
+    with pytest.raises(HttpResponseError) as caught:
+        put(MatchConditions.IfNotModified, first)
+    assert caught.value.status_code == 412
+
+
+def test_an_os_disk_has_its_limit(cloud: Cloud) -> None:
+    """ "Introduction to Azure managed disks": at most 4,095 GiB."""
+    body = cloud.disk_body(
+        {"createOption": "Empty"}, diskSizeGB=4096, osType="Linux", hyperVGeneration="V2"
+    )
+    made = cloud.compute.disks.begin_create_or_update(cloud.group, "huge-os", body).result()
+    vm = cloud.vm_body(str(made.id), cloud.make_nic("huge-nic"))
+    assert refused(create(cloud, vm)) == (400, "InvalidParameter")
 
 
 def test_power_and_states_of_disks(cloud: Cloud) -> None:

@@ -17,6 +17,7 @@ from benchmarks import (
     final_sync,
     machine,
     memory,
+    mounting,
     nbd_read,
     profile,
     report,
@@ -42,6 +43,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "completion": completion.measure,
     "repository": repository.measure,
     "vast": vast.measure,
+    "mount": mounting.measure,
     "seal": sealing.measure,
 }
 

@@ -50,6 +50,7 @@ LINE = re.compile(
                 "vast-open-time",
             ],
         ),
+        ("mount", ["mount-open", "mount-open-size"]),
         ("seal", ["seal-64k", "seal-256k", "seal-1m", "seal-4m"]),
     ],
 )

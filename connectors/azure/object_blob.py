@@ -60,14 +60,8 @@ _MISSING = frozenset({"BlobNotFound", "ResourceNotFound"})
 _EXISTS = frozenset({"BlobAlreadyExists", "ConditionNotMet", "TargetConditionNotMet"})
 _ARCHIVED = frozenset({"BlobArchived", "BlobBeingRehydrated"})
 _SHORT = frozenset({"InvalidRange"})
-_KEPT = frozenset(
-    {
-        "BlobImmutableDueToLegalHold",
-        "BlobImmutableDueToPolicy",
-        "LeaseIdMissing",
-        "SnapshotsPresent",
-    }
-)
+_IMMUTABLE = frozenset({"BlobImmutableDueToLegalHold", "BlobImmutableDueToPolicy"})
+_KEPT = _IMMUTABLE | {"LeaseIdMissing", "SnapshotsPresent"}
 _LOCKS_UNKNOWN = frozenset(
     {"ImmutableStorageWithVersioningNotEnabled", "FeatureVersionMismatch", "NotImplemented"}
 )
@@ -202,12 +196,22 @@ class BlobObjectStore:
             **_condition(if_absent=if_absent, if_match=if_match),
             **self._lock(lock_until),
         }
-        answer = self._call(
-            Ask(WRITE, "PUT", path, {}, headers, body, accepted=frozenset({201})), name
-        )
+        ask = Ask(WRITE, "PUT", path, {}, headers, body, accepted=frozenset({201}))
+        answer = self._put(ask, name, if_absent=if_absent)
         if answer.headers.get("content-md5", digest) != digest:
             raise TransientError(f"{WRITE}: {name} was stored with another MD5")
         return ObjectInfo(name, len(body), _version(answer, WRITE), None)
+
+    def _put(self, ask: Ask, name: str, *, if_absent: bool) -> Answer:
+        try:
+            return self._call(ask, name)
+        except TargetDeniedError as error:
+            # What no policy lets be replaced is there: no page says whether the service looks
+            # at the condition or at the policy first.
+            if if_absent and code_of(error) in _IMMUTABLE:
+                facts = dict[str, Any](error.operands)
+                raise ObjectExistsError(error.message, **facts) from None
+            raise
 
     def get(self, name: str, start: int = 0, length: int | None = None) -> bytes:
         """See ``ObjectStore.get``."""

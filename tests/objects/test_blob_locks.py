@@ -1,7 +1,9 @@
 """Immutability policies as locks of objects, and the sandbox's rules for them."""
 
-from contextlib import nullcontext
+import random
+from contextlib import nullcontext, suppress
 from datetime import datetime, timedelta
+from typing import cast
 
 import pytest
 from azure.core.exceptions import HttpResponseError
@@ -9,10 +11,19 @@ from azure.storage.blob import ImmutabilityPolicy
 
 from connectors.azure.object_blob import LockMode
 from sealift.clock import SystemClock
-from sealift.errors import ObjectMissingError, TargetDeniedError, TargetError
+from sealift.errors import ObjectExistsError, ObjectMissingError, TargetDeniedError, TargetError
+from sealift.repository.check import Checker
+from sealift.repository.session import RepositoryOptions
+from sealift.testing.clock import VirtualClock
+from sealift.testing.source import SimulatedHypervisor
+from sealift.units import KiB
+from tests.conftest import Evidence
 from tests.objects.containers import Container, OpenContainer
+from tests.objects.test_repository_over_blob import replicated
+from tests.repository.conftest import CHUNK, World
 
 pytestmark = pytest.mark.sandbox
+KEEP = 30 * 86_400.0
 
 
 def now() -> datetime:
@@ -60,6 +71,15 @@ def test_what_an_intruder_deletes_or_replaces_is_kept(locked: Container) -> None
     assert store.get("a") == b"kept"
 
 
+def test_a_locked_blob_exists_for_whoever_puts_if_absent(locked: Container) -> None:
+    """Whatever the service looks at first: init proves with it that nobody can put another."""
+    store, until = locked.store(), (now() + timedelta(days=2)).timestamp()
+    store.put("a", b"ours", if_absent=True, lock_until=until)
+    with pytest.raises(ObjectExistsError):
+        store.put("a", b"theirs", if_absent=True, lock_until=until)
+    assert store.get("a") == b"ours"
+
+
 def test_a_container_without_policies_says_so(container: Container) -> None:
     store = container.store(lock_mode=LockMode.LOCKED)
     with pytest.raises(TargetError) as caught:
@@ -83,3 +103,46 @@ def test_the_sandbox_keeps_the_rules_of_policies(locked: Container) -> None:
     assert (blob.get_blob_properties().immutability_policy.expiry_time is not None) is kept
     with pytest.raises(TargetError, match="InvalidHeaderValue"):
         store.put("b", b"1", lock_until=(now() - timedelta(days=1)).timestamp())
+
+
+def ransack(locked: Container) -> int:
+    """Replace and delete every blob, and its policy before; how many blobs resisted."""
+    container, resisted = locked.intruder, 0
+    for name in [str(name) for name in container.list_blob_names()]:
+        blob, stays = container.get_blob_client(name), 0
+        with suppress(HttpResponseError):
+            blob.delete_immutability_policy()
+        for attack in (lambda b=blob: b.upload_blob(b"pay", overwrite=True), blob.delete_blob):
+            try:
+                attack()
+            except HttpResponseError as error:
+                stays += "BlobImmutableDueToPolicy" in str(error)
+        resisted += stays == 2
+    return resisted
+
+
+@pytest.mark.fault(58)
+def test_what_points_in_azure_need_survives_every_credential(
+    open_container: OpenContainer, evidence: Evidence
+) -> None:
+    """With locked policies nothing that a point needs can be replaced or deleted."""
+    locked = open_container(lock_mode=LockMode.LOCKED)
+    options = RepositoryOptions(chunk_bytes=CHUNK, pack_bytes=64 * KiB, lock_seconds=KEEP)
+    clock = cast(VirtualClock, SystemClock())
+    world = World(locked.store(), clock=clock, options=options)
+    world.init().close()
+    hypervisor = SimulatedHypervisor({"vda": random.Random(1).randbytes(30 * CHUNK)}, granule=1024)
+    for turn in range(3):
+        hypervisor.guest_write("vda", turn * CHUNK, bytes([turn + 1]) * CHUNK)
+        replicated(world, hypervisor)
+    resisted = ransack(locked)
+    repository = world.open()
+    try:
+        report = Checker(repository, read_share=1.0).run()
+        assert report.points == 3
+        assert report.damage == ()
+        assert report.read_packs >= 3
+    finally:
+        repository.close()
+    assert resisted >= report.packs + 3
+    evidence("blobs that resisted an intruder", f"{resisted}, damaged points: 0")

@@ -9,16 +9,20 @@ import pytest
 from connectors.azure.session import AzureClients
 from connectors.azure.target import AzureTarget
 from sandbox.azure.faults import FaultKind
+from sandbox.azure.machines import LaunchedMachine
 from sandbox.azure.rules import Polling, Rules
 from sandbox.azure.server import AzureSandbox
+from sandbox.reports import BootReport, CheckStatus
 from sealift.cancel import CancelToken
 from sealift.errors import StoppedError, TransientError
 from sealift.testing.clock import VirtualClock
+from sealift.units import MiB
 
 from .conftest import ROOT, Subscription, block, joined, put, spec_of, vm
 
 pytestmark = pytest.mark.sandbox
 
+PICTURE = b"\x89PNG\r\n\x1a\n" + bytes(100)
 COPY_SECONDS = 40.0
 OPERATION_SECONDS = 25.0
 FIRST = {0: block("a"), 1: block("b")}
@@ -40,10 +44,15 @@ def slow_box(
         polling=request.param,
         visibility_delay_seconds=10.0,
     )
-    with AzureSandbox(tmp_path_factory.mktemp("azure"), clock=clock, rules=rules) as box:
+    folder = tmp_path_factory.mktemp("azure")
+    with AzureSandbox(folder, clock=clock, rules=rules, on_launch=_booted) as box:
         for name, value in box.environment().items():
             module_environment.setenv(name, value)
         yield box
+
+
+def _booted(machine: LaunchedMachine) -> BootReport:
+    return BootReport(CheckStatus.OK, b"it boots\n" * 200_000 + b"the end\n", PICTURE)
 
 
 @pytest.fixture
@@ -66,6 +75,10 @@ def test_a_machine_comes_and_goes(slow: Subscription, target: AzureTarget) -> No
     machine = retry.call(lambda: target.launch(1, 1, image, SOURCE))
     assert slow.box.disk_bytes(slow.machine(machine).disks[0]) == joined(FIRST)
     assert target.find_launched(1, 1) == machine
+    console = target.console(machine)
+    assert console.text.endswith("it boots\nthe end\n")
+    assert len(console.text) == MiB  # the newest part
+    assert console.screen == PICTURE
     target.terminate(machine)
     target.sweep(frozenset())
     assert target.owned() == []

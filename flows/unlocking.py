@@ -93,7 +93,8 @@ def key_vault(plan: KeyVaultPlan) -> KeyWrapper:
     """The key of Azure Key Vault that the plan names."""
     from connectors.azure.key_vault import KeyVaultSpec, KeyVaultWrapper
 
-    return KeyVaultWrapper(KeyVaultSpec(plan.vault_url, plan.key, plan.version))
+    url = plan.vault_url.rstrip("/")  # as the portal shows it
+    return KeyVaultWrapper(KeyVaultSpec(url, plan.key, plan.version))
 
 
 def key_vault_of(address: str) -> KeyVaultPlan:

@@ -100,7 +100,7 @@ class KeyVaultPlan(PlanModel):
     """An RSA key of Azure Key Vault that wraps the repository's key."""
 
     vault_url: Text = Field(
-        pattern=r"^https://[A-Za-z0-9.-]+(:[0-9]{1,5})?$",
+        pattern=r"^https://[A-Za-z0-9.-]+(:[0-9]{1,5})?/?$",
         description="URL of the vault, as https://NAME.vault.azure.net",
     )
     key: Text = Field(pattern=r"^[0-9A-Za-z-]{1,127}$", description="Name of the key")

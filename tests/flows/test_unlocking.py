@@ -88,8 +88,9 @@ def test_a_folder_a_pipe_and_nothing_are_no_files(tmp_path: Path) -> None:
             secret_of(plan(passphrase_file=str(path)), {})
 
 
-def test_a_key_of_key_vault_is_the_one_that_the_plan_names() -> None:
-    named = KeyVaultPlan(vault_url="https://v.vault.azure.net", key="backup")
+@pytest.mark.parametrize("url", ["https://v.vault.azure.net", "https://v.vault.azure.net/"])
+def test_a_key_of_key_vault_is_the_one_that_the_plan_names(url: str) -> None:
+    named = KeyVaultPlan(vault_url=url, key="backup")
     secret = secret_of(KeyPlan(key_vault=named), {})
     assert isinstance(secret, KeyVaultWrapper)
     assert secret.key_id == "https://v.vault.azure.net/keys/backup"

@@ -1,6 +1,7 @@
 """What the blob service does and Azurite does not; Azurite's own answers stand otherwise.
 
 - "Put Page": a page update of more than 4 MiB is refused with 413.
+- "Put Page": a body that is not what Content-MD5 says is refused with 400 Md5Mismatch.
 - "Get Page Ranges": with ``prevsnapshot`` the answer tells what changed since, cleared ranges
   too. What counts here is whether bytes differ, so that a range that was written with what it
   held before is not named; the service may name it.
@@ -8,6 +9,8 @@
   the destination are refused with 409 PendingCopyOperation.
 """
 
+import base64
+import hashlib
 import re
 import threading
 from collections.abc import Iterator
@@ -97,15 +100,26 @@ class CopyBook:
         return _LISTED.sub(patched, body) if known else body
 
 
-def refused(request: BlobRequest, length: int, copies: CopyBook) -> tuple[int, str, str] | None:
+def refused(
+    request: BlobRequest, length: int, body: bytes, copies: CopyBook
+) -> tuple[int, str, str] | None:
     """Status, code and message of what the service refuses and Azurite does not."""
+    said = request.headers.get("content-md5")
     if request.operation == "PutPage" and length > _MAX_PAGE_BYTES:
         message = "The request body is too large and exceeds the maximum permissible limit."
         return 413, "RequestBodyTooLarge", message
+    if request.operation == "PutPage" and said is not None and said != _md5(body):
+        message = "The MD5 value specified in the request did not match what the server calculated."
+        return 400, "Md5Mismatch", message
     changes = request.operation in CHANGES and not request.snapshot
     if changes and copies.status(request.container, request.blob) == "pending":
         return 409, "PendingCopyOperation", "There is currently a pending copy operation."
     return None
+
+
+def _md5(body: bytes) -> str:
+    digest = hashlib.md5(body, usedforsecurity=False).digest()
+    return base64.b64encode(digest).decode()
 
 
 def diff_reply(request: BlobRequest, now: BlobClient, before: BlobClient, reply: Reply) -> Reply:

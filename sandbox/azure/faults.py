@@ -67,6 +67,8 @@ class FaultKind(Enum):
     """The operation ends as Canceled, without its effect."""
     OPERATION_HANGS = "operation-hangs"
     """The operation never ends."""
+    DAMAGED_UPLOAD = "damaged-upload"
+    """One bit of the request's body is flipped before a blob service sees it."""
     COPY_FAILS = "copy-fails"
     """Copy Blob is accepted, its status is failed in the end, the destination holds zeros."""
 
@@ -234,12 +236,16 @@ def spoiled(fault: Fault, codes: Codes, refuse: Refuse, reply: Reply) -> Deliver
         return Delivery(reply, cut=True)
     if fault.kind is FaultKind.STALL_BODY:
         return Delivery(reply, stall_seconds=fault.seconds)
-    if fault.kind is FaultKind.CORRUPT and reply.body:
-        middle = len(reply.body) // 2
-        flipped = bytes([reply.body[middle] ^ 1])
-        body = reply.body[:middle] + flipped + reply.body[middle + 1 :]
-        return Delivery(Reply(reply.status, body, reply.headers))
+    if fault.kind is FaultKind.CORRUPT:
+        return Delivery(Reply(reply.status, flipped(reply.body), reply.headers))
     return Delivery(reply)
+
+
+def flipped(body: bytes) -> bytes:
+    """A body with one bit in its middle changed; an empty one stays."""
+    middle = len(body) // 2
+    changed = bytes([body[middle] ^ 1]) if body else b""
+    return body[:middle] + changed + body[middle + 1 :]
 
 
 def _error(fault: Fault, status: int, code: str, refuse: Refuse) -> Reply:

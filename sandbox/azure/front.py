@@ -24,6 +24,7 @@ from sandbox.azure.faults import (
     FaultBook,
     FaultKind,
     RequestLog,
+    flipped,
     refusal,
     spoiled,
 )  # fmt: skip
@@ -128,6 +129,8 @@ class _Handler(TlsHandler):
         received = int(length) if length.isdigit() else 0
         call = Call(request.operation, request.path)
         fault = self._front.faults.strike(call)
+        if fault is not None and fault.kind is FaultKind.DAMAGED_UPLOAD:
+            self._body = flipped(self._body)
         status, sent = self._serve(request, received, fault)
         self._front.request_log.add(
             call, self.command, status, fault, sent_bytes=sent, received_bytes=received
@@ -169,7 +172,7 @@ class _Handler(TlsHandler):
                 self._front.issuer.check(authorization, STORAGE_AUDIENCE)
             except TokenError as error:
                 return Delivery(_refuse(401, "InvalidAuthenticationInfo", str(error)))
-        found = blob_rules.refused(request, length, self._front.copies)
+        found = blob_rules.refused(request, length, self._body, self._front.copies)
         found = found or self._front.locks.refused(request)
         return Delivery(_refuse(*found)) if found else None
 
@@ -191,6 +194,8 @@ class _Handler(TlsHandler):
             head = self._front.copies.shown(request, Reply(response.status, b"", kept(response)))
             return self._stream(response, self._front.locks.done(request, head))
         reply = Reply(response.status, response.read(_SPOILED_BYTES), kept(response))
+        if response.length:
+            self._upstream.close()  # the rest would be taken for the next answer
         reply = self._finished(request, fault, reply, response.getheader("content-length"))
         if fault is None:
             return self._sent(Delivery(reply))

@@ -49,6 +49,21 @@ def test_put_page_of_more_than_4_mib_is_refused(service: BlobServiceClient) -> N
         assert refused.value.status_code == 413
 
 
+def test_digests_of_uploads_are_checked(service: BlobServiceClient, sandbox: AzureSandbox) -> None:
+    """ "Put Page", Content-MD5: 400 Md5Mismatch, nothing written; without it damage goes in."""
+    blob = page_blob(service, "digests")
+    sandbox.faults.add(Fault(FaultKind.DAMAGED_UPLOAD, "PutPage", times=2))
+    with pytest.raises(HttpResponseError, match="Md5Mismatch"):
+        blob.upload_page(b"\x07" * 512, 0, 512, validate_content=True)
+    assert blob.download_blob(0, 512).readall() == bytes(512)
+    blob.upload_page(b"\x07" * 512, 0, 512)
+    held = blob.download_blob(0, 512).readall()
+    assert held != b"\x07" * 512
+    assert held.count(b"\x07") == 511
+    blob.upload_page(b"\x07" * 512, 0, 512, validate_content=True)
+    assert blob.download_blob(0, 512).readall() == b"\x07" * 512
+
+
 def test_ranges_since_a_snapshot(service: BlobServiceClient) -> None:
     """ "Get Page Ranges": changed and cleared ranges since ``prevsnapshot``."""
     blob = page_blob(service, "changed")

@@ -102,6 +102,7 @@ class AzureSandbox:
 
     def start(self) -> None:
         """Start everything; returns when all of it answers."""
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.authority = make_authority(self._directory / "tls")
         try:
             self._identity = IdentityServer(self.issuer)

@@ -38,6 +38,7 @@ _OPTION_VALUES: dict[str, Kind | list[str]] = {
     "--output": Kind.FOLDERS,
     "--passphrase-file": Kind.FILES,
     "--plan": Kind.PLANS,
+    "--limit": Kind.NOTHING,
     "--port": Kind.NOTHING,
     "--proof": Kind.NOTHING,
     "--read-data": Kind.NOTHING,

@@ -37,7 +37,12 @@ def register(app: typer.Typer) -> None:
         )
     )(failover)
     app.command(epilog=examples("sealift watch --plan dr.yaml --set rpo=1h"))(watch)
-    app.command(epilog=examples("sealift mount newest --plan dr.yaml --disk vda"))(mount)
+    app.command(
+        epilog=examples(
+            "sealift mount newest --plan dr.yaml --disk vda",
+            "sealift mount newest --plan dr.yaml --disk vda --writable",
+        )
+    )(mount)
     app.command(
         epilog=examples(
             "sealift drill newest --plan dr.yaml --proof login: --output drills",
@@ -171,14 +176,29 @@ def mount(
             "free one.",
         ),
     ] = None,
+    writable: Annotated[
+        bool,
+        typer.Option(
+            "--writable",
+            envvar="SEALIFT_WRITABLE",
+            help="Take writes into a layer in $TMPDIR that is gone at the end.",
+        ),
+    ] = False,
+    limit: Annotated[
+        str,
+        typer.Option(
+            "--limit", envvar="SEALIFT_LIMIT", help="Most bytes of that layer, for each disk."
+        ),
+    ] = "1GiB",
     json: JsonOption = False,
 ) -> None:
-    """Serve a point over NBD, read only, without copying it first; ends with Ctrl-C."""
+    """Serve a point over NBD without copying it first; ends with Ctrl-C. The point is only read."""
     with invocation("mount", machine=json, plan=plan) as output:
         from flows.cli import mount_command, plans
 
         chosen = plans.replication(plan, sets).plan
-        mount_command.mount(output, chosen, point, disk, socket, port)
+        where = mount_command.Where(socket, port, limit if writable else None)
+        mount_command.mount(output, chosen, point, disk, where)
 
 
 def drill(

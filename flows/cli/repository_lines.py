@@ -128,6 +128,8 @@ class ServedDisk(Line):
     uri: str
     """What NBD clients connect to."""
     size_bytes: int
+    writable: bool
+    """What is written is kept beside the point until the command ends."""
 
 
 @dataclass(frozen=True, kw_only=True)

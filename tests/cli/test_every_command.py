@@ -145,6 +145,9 @@ CASES: dict[Words, list[list[str]]] = {
     ("mount",): [
         ["newest", "--plan", "dr.yaml", "--disk", "nosuch"],
         ["newest", "--plan", "dr.yaml", "--port", "0", "--socket", "s"],
+        ["newest", "--plan", "dr.yaml", "--port", "0", "--writable"],
+        ["newest", "--plan", "dr.yaml", "--writable", "--limit", "much"],
+        ["newest", "--plan", "dr.yaml", "--writable", "--limit", "1KiB"],
     ],
     ("drill",): [
         ["newest", "--plan", "dr.yaml", "--accelerator", "tcg"],
@@ -581,6 +584,9 @@ def test_the_examples_of_mount(files: Any, lines: Lines, examples: Examples, exa
         uri = json.loads(running.seen[-1])["uri"]
         told = subprocess.run(["qemu-img", "info", uri], check=True, capture_output=True, text=True)
         assert "virtual size: 4 MiB" in told.stdout
+        write = ["qemu-io", "-f", "raw", "-c", "write -P 171 0 64k", uri]
+        done = subprocess.run(write, check=False, capture_output=True)
+        assert (done.returncode == 0) == ("--writable" in example)
         counted(lines, examples, example, running.end())
 
 

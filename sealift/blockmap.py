@@ -6,6 +6,7 @@ out blocks that were written with the bytes they already had.
 """
 
 import hashlib
+import mmap
 import os
 import struct
 import tempfile
@@ -69,7 +70,7 @@ class BlockMap:
         number, slot = divmod(index, _PAGE_BLOCKS)
         page = self._pages.get(number)
         if page is None:
-            page = self._pages.put(number, bytearray(_PAGE_BYTES))
+            page = self._pages.put(number, _new_page())
         at = slot * DIGEST_BYTES
         self.known += page[at : at + DIGEST_BYTES] == _ABSENT
         page[at : at + DIGEST_BYTES] = digest
@@ -96,11 +97,11 @@ class BlockMap:
         """A map with everything of this one, and ``newer`` on top."""
         result = BlockMap(newer.blocks, newer.block_size, absent_is_zero=self.absent_is_zero)
         for number, page in self._pages.items():
-            result._pages.put(number, bytearray(page))
+            result._pages.put(number, _new_page(page[:]))
         result.known = self.known
         for number, page in newer._pages.items():
             if number not in result._pages:
-                result._pages.put(number, bytearray(page))
+                result._pages.put(number, _new_page(page[:]))
                 result.known += sum(1 for _ in _known(page))
                 continue
             for slot, digest in _known(page):
@@ -109,9 +110,7 @@ class BlockMap:
 
     def to_bytes(self) -> bytes:
         """Self-checking serial form."""
-        body = b"".join(
-            _PAGE_HEADER.pack(number) + bytes(page) for number, page in self._pages.items()
-        )
+        body = b"".join(_PAGE_HEADER.pack(number) + page[:] for number, page in self._pages.items())
         check = _check(self.blocks, self.block_size, self.absent_is_zero, body)
         return _HEADER.pack(_MAGIC, self.blocks, self.block_size, self.absent_is_zero, check) + body
 
@@ -134,14 +133,14 @@ class BlockMap:
             raise LocalStateError("block map is cut short")
         for at in range(0, len(body), step):
             (number,) = _PAGE_HEADER.unpack_from(body, at)
-            page = bytearray(body[at + _PAGE_HEADER.size : at + step])
+            page = _new_page(body[at + _PAGE_HEADER.size : at + step])
             if number in result._pages or not result._fits(number, page):
                 raise LocalStateError("block map has digests of blocks that the disk has not")
             result._pages.put(number, page)
         result.known = sum(1 for _, page in result._pages.items() for _ in _known(page))
         return result
 
-    def _fits(self, number: int, page: bytearray) -> bool:
+    def _fits(self, number: int, page: mmap.mmap) -> bool:
         """Whether a page holds digests of this disk's blocks only."""
         first = number * _PAGE_BLOCKS
         beyond = page[max(0, self.blocks - first) * DIGEST_BYTES :]
@@ -155,11 +154,11 @@ class _Pages:
     """
 
     def __init__(self) -> None:
-        self._held: OrderedDict[int, bytearray] = OrderedDict()
+        self._held: OrderedDict[int, mmap.mmap] = OrderedDict()
         self._spilled: set[int] = set()
         self._file: IO[bytes] | None = None
 
-    def get(self, number: int) -> bytearray | None:
+    def get(self, number: int) -> mmap.mmap | None:
         page = self._held.get(number)
         if page is not None:
             if self._spilled:
@@ -167,7 +166,7 @@ class _Pages:
             return page
         return self._fetch(number) if number in self._spilled else None
 
-    def put(self, number: int, page: bytearray) -> bytearray:
+    def put(self, number: int, page: mmap.mmap) -> mmap.mmap:
         self._held[number] = page
         if len(self._held) > PAGES_IN_MEMORY:
             self._spill()
@@ -176,7 +175,7 @@ class _Pages:
     def __contains__(self, number: int) -> bool:
         return number in self._held or number in self._spilled
 
-    def items(self) -> Iterator[tuple[int, bytearray]]:
+    def items(self) -> Iterator[tuple[int, mmap.mmap]]:
         """Ascending; nothing may be put meanwhile."""
         for number in sorted(self._held.keys() | self._spilled):
             page = self.get(number)
@@ -197,11 +196,11 @@ class _Pages:
             ) from error
         self._spilled.add(number)
 
-    def _fetch(self, number: int) -> bytearray:
-        page = bytearray(os.pread(self._descriptor(), _PAGE_BYTES, number * _PAGE_BYTES))
-        if len(page) != _PAGE_BYTES:
+    def _fetch(self, number: int) -> mmap.mmap:
+        data = os.pread(self._descriptor(), _PAGE_BYTES, number * _PAGE_BYTES)
+        if len(data) != _PAGE_BYTES:
             raise LocalStateError("the temporary file of the block map was cut short")
-        return self.put(number, page)
+        return self.put(number, _new_page(data))
 
     def _descriptor(self) -> int:
         if self._file is None:
@@ -209,7 +208,18 @@ class _Pages:
         return self._file.fileno()
 
 
-def _known(page: bytearray) -> Iterator[tuple[int, bytes]]:
+def _new_page(data: bytes | memoryview = b"") -> mmap.mmap:
+    """A page with these digests in it, and nothing behind them.
+
+    Of memory of its own: in the heap, between what the threads of a sync take and free, a
+    thousand pages left holes larger than themselves.
+    """
+    page = mmap.mmap(-1, _PAGE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    page[: len(data)] = bytes(data)
+    return page
+
+
+def _known(page: mmap.mmap) -> Iterator[tuple[int, bytes]]:
     """(slot, digest) of what a page knows."""
     for slot, (digest,) in enumerate(_DIGEST.iter_unpack(page)):
         if digest != _ABSENT:

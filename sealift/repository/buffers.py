@@ -60,4 +60,6 @@ class PageBuffers:
             if fitting:
                 self._free.remove(fitting[-1])
                 return memoryview(fitting[-1])[:size]
-        return memoryview(mmap.mmap(-1, -(-size // LARGE_BYTES) * LARGE_BYTES))[:size]
+        length = -(-size // LARGE_BYTES) * LARGE_BYTES
+        private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        return memoryview(mmap.mmap(-1, length, flags=private))[:size]

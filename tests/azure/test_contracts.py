@@ -44,6 +44,7 @@ class TestChildReader(ReaderContract):
         return ReaderCase(opener(target, child), joined(BASE, DELTA))
 
 
+@pytest.mark.slow  # the same reader on another snapshot
 class TestEarlierReader(ReaderContract):
     @pytest.fixture
     def reader_case(self, subscription: Subscription) -> ReaderCase:

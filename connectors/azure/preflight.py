@@ -61,7 +61,14 @@ class Preflight:
             ("disks", lambda: self._disks(vm)),
             ("boot", lambda: self._boot(vm)),
         ]
+        if self.spec.method is Method.UPLOAD:
+            checks.append(("method", self._method))
         return [group, *(self._row(name, check) for name, check in checks)]
+
+    def _method(self) -> Check:
+        found = "upload: one round, as a restore or a failover has"
+        step = "set method to staging to migrate a running machine, which takes rounds"
+        return Check("method", ok=True, found=found, next_step=step)
 
     def _row(self, name: str, check: Callable[[], Check]) -> Check:
         """A refusal becomes a failed row, so that all problems are told at once."""

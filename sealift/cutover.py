@@ -277,8 +277,10 @@ class CutoverSteps:
 
         Asking again with the same token tells the instance of a launch that took effect. But
         where the launch never reached the cloud, asking starts a machine; so it is asked only
-        while the source provably stands still. Where it is not asked or is refused, which may
-        have reasons that say nothing of the first launch, the cloud is searched.
+        while the source provably stands still. Where it is not asked, is refused, which may
+        have reasons that say nothing of the first launch, or gets no answer, as from an
+        operation of the cloud that never ends, the cloud is searched: the search waits for as
+        long as a machine may be invisible, and the source must not wait for ever.
         """
         vm, _, seq = self._image_parts()
         if self._fenced():
@@ -286,7 +288,7 @@ class CutoverSteps:
                 return self._retry.call(self._launch(vm, seq))
             except (CredentialsError, TargetDeniedError):
                 raise
-            except TargetError as error:
+            except (TargetError, TransientError) as error:
                 text = f"asked for the machine of this attempt again: {error.message}"
                 self._say(Note.WARNING, text, ())
         return self._found(seq)

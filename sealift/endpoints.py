@@ -370,7 +370,13 @@ class CloudTarget(ReplicaTarget, Protocol):
         """Deregister it; the snapshots stay."""
 
     def launch(self, seq: int, attempt: int, image_id: str, vm: SourceVm) -> str:
-        """Start (or find) the machine of this attempt; its id."""
+        """Start (or find) the machine of this attempt; its id.
+
+        Raises:
+            CredentialsError, TargetDeniedError: says nothing of whether there is one.
+            TargetError: any other; there is certainly none (I10).
+            TransientError: unknown whether there is one.
+        """
 
     def find_launched(self, seq: int, attempt: int) -> str | None:
         """The machine of this attempt, if one was ever launched; starts none.

@@ -15,7 +15,12 @@ from connectors.azure.session import AzureClients
 from connectors.azure.sizes import Sizes
 from connectors.azure.spec import AzureSpec, SecurityType
 from sealift.endpoints import Health, SourceVm
-from sealift.errors import TargetError
+from sealift.errors import (
+    CredentialsError,
+    TargetDeniedError,
+    TargetError,
+    TransientError,
+)
 
 if TYPE_CHECKING:
     from azure.mgmt.compute.models import VirtualMachine
@@ -72,7 +77,7 @@ class Machines:
         and disks: whoever repeats this, in whatever process, makes the same ones (I10).
 
         Raises:
-            TargetError: Azure refuses.
+            TargetError: Azure refuses; there is no machine of this attempt.
             QuotaError: a quota of the subscription is reached.
             TransientError: unknown whether it started; repeat it.
         """
@@ -105,7 +110,46 @@ class Machines:
             name,
             cast(Any, body),
         )
-        self.operations.run(compute, WRITE, begin, f"starting machine {name}")
+        self._start(name, begin)
+
+    def _start(self, name: str, begin: Callable[..., Any]) -> None:
+        """Start it, or make sure that nothing of it is left.
+
+        An accepted operation that fails later leaves a machine, which may even run. A refusal
+        of a launch has to mean that there is none, so that one is ended first (I10).
+        """
+        accepted = False
+
+        def start(**named: Any) -> None:
+            nonlocal accepted
+            begin(**named)
+            accepted = True
+
+        failure: TargetError | None = None
+        try:
+            self.operations.run(self.clients.compute, WRITE, start, f"starting machine {name}")
+        except (CredentialsError, TargetDeniedError):
+            raise
+        except TargetError as error:
+            failure = error
+        if failure is not None:  # outside of its handler: later calls scrub what they stem from
+            if accepted:
+                self._end_failed(name, failure.message)
+            raise failure
+
+    def _end_failed(self, name: str, failure: str) -> None:
+        log.warning("machine %s did not start and is removed: %s", name, failure)
+        try:
+            self._await_gone(name, seen=self._end(name))
+            self._remove_parts(name)
+        except (CredentialsError, TargetDeniedError):
+            raise
+        except TargetError as error:
+            raise TransientError(
+                f"machine {name} did not start ({failure}) and cannot be removed yet: "
+                f"{error.message}",
+                machine=name,
+            ) from error
 
     def _disks(
         self, name: str, image_id: str, vm: SourceVm, location: str, own: Mapping[str, str]

@@ -12,7 +12,12 @@ from converters.vhd import DiskType, parse_footer
 from sandbox.azure.faults import FaultKind
 from sealift.disk import DiskWriter
 from sealift.endpoints import Firmware, SnapshotRef, SnapshotState
-from sealift.errors import TargetError, TransientError
+from sealift.errors import (
+    CredentialsError,
+    TargetDeniedError,
+    TargetError,
+    TransientError,
+)
 from sealift.testing.contracts import WriterCase, WriterContract, read
 from sealift.units import MiB
 
@@ -132,13 +137,29 @@ def test_an_address_that_is_refused_in_mid_stream_is_renewed(
 
 
 @pytest.mark.fault(23)
-def test_an_address_that_nothing_helps_is_told(target: AzureTarget) -> None:
+def test_an_address_that_is_refused_for_ever_is_told(
+    subscription: Subscription, target: AzureTarget
+) -> None:
+    """Renewing is tried some times, not for ever; the address is in no error."""
+    ref = target.begin_snapshot(1, ROOT, None)
+    writer = target.writer(ref, None)
+    address = target._uploads.grant(ref.id, write=True)
+    subscription.box._contents.revoke(subscription.box._disk(ref.id).place)
+    writer._address._grant = lambda: address  # type: ignore[attr-defined]
+    retry = subscription.retrier()
+    with pytest.raises((CredentialsError, TargetDeniedError)) as caught:
+        retry.call(lambda: put(writer, FIRST))
+    assert retry.retries == 5
+    assert "sig=" not in f"{caught.value!r} {caught.value.operands}"
+
+
+def test_a_lost_connection_does_not_tell_the_address(target: AzureTarget) -> None:
     ref = target.begin_snapshot(1, ROOT, None)
     writer = target.writer(ref, None)
     writer._address._grant = lambda: "https://127.0.0.1:1/x?sig=secret"  # type: ignore[attr-defined]
     with pytest.raises(TransientError) as caught:
         put(writer, FIRST)
-    assert "secret" not in repr(caught.value)
+    assert "secret" not in f"{caught.value!r} {caught.value.operands}"
 
 
 def test_addresses_are_renewed_long_before_they_expire(

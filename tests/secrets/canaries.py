@@ -99,10 +99,12 @@ class Seen:
     def ours(self) -> bool:
         """Python, so Sealift itself or Prefect's server: they need what they were given.
 
-        And what Python's own ``platform`` starts when Prefect asks it for the architecture.
+        And what Python's own ``platform`` starts when Prefect asks it for the architecture, or
+        Azure's SDK for the processor, which its requests name.
         """
         words = self.words.rstrip(b"\0").split(b"\0")
-        return b"python" in words[0] or (words[:2] == [b"file", b"-b"] and b"python" in words[-1])
+        asked = words[:2] == [b"file", b"-b"] and b"python" in words[-1]
+        return b"python" in words[0] or asked or words == [b"uname", b"-p"]
 
 
 class ProcessWatch:

@@ -30,6 +30,7 @@ from sealift.store import FileStateStore, StateStore
 
 if TYPE_CHECKING:
     from connectors.aws.object_s3 import S3Spec
+    from connectors.aws.undelete import Undeleter
     from connectors.azure.object_blob import BlobSpec
 
 _KNOWN_ID = "repository-id"
@@ -134,6 +135,26 @@ def _bucket(plan: S3Plan, around: assembly.Around) -> ObjectStore:
     from connectors.aws.object_s3 import S3ObjectStore
 
     return S3ObjectStore(_bucket_spec(plan), clock=around.clock)
+
+
+@contextmanager
+def undeleter(plan: RepositoryPlan, around: assembly.Around) -> Iterator["Undeleter"]:
+    """What undoes deletes in the plan's bucket; the repository is not opened for it.
+
+    Raises:
+        UsageError: the repository is in no bucket of S3.
+    """
+    if plan.s3 is None:
+        raise UsageError(
+            "only a versioned bucket of S3 can be undeleted by this command",
+            next_step="restore a folder from its backup; an Azure container by its soft delete",
+        )
+    from connectors.aws.session import AwsClients
+    from connectors.aws.undelete import Undeleter
+
+    spec = _bucket_spec(plan.s3)
+    with closing(AwsClients(spec)) as clients:
+        yield Undeleter(spec, clients, around.cancel)
 
 
 def _bucket_spec(plan: S3Plan) -> "S3Spec":

@@ -45,6 +45,7 @@ _OPTION_VALUES: dict[str, Kind | list[str]] = {
     "--receipt": Kind.NOTHING,
     "--recovery": Kind.FILES,
     "--seconds": Kind.NOTHING,
+    "--since": Kind.NOTHING,
     "--still": Kind.NOTHING,
     "--tcp": Kind.NOTHING,
     "--socket": Kind.FILES,

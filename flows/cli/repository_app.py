@@ -158,6 +158,37 @@ def repair(
         upkeep_commands.repair(output, chosen, preview=preview)
 
 
+@repository.command(
+    "undelete",
+    epilog=examples(
+        "sealift repository undelete --plan dr.yaml --since 2026-05-01T08:30 --preview"
+    ),
+)
+def undelete(
+    since: Annotated[
+        str,
+        typer.Option(
+            "--since",
+            envvar="SEALIFT_SINCE",
+            help="When it began, in UTC: what was deleted or overwritten before stays so.",
+        ),
+    ],
+    plan: PlanOption = None,
+    sets: SetOption = None,
+    preview: Annotated[
+        bool,
+        typer.Option("--preview", envvar="SEALIFT_PREVIEW", help="Only say what would be done."),
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Undo deletes and overwrites in a versioned bucket, with its owner's credential."""
+    with invocation("repository undelete", machine=json, plan=plan) as output:
+        from flows.cli import plans, undelete_command
+
+        chosen = plans.replication(plan, sets).plan
+        undelete_command.undelete(output, chosen, since, preview=preview)
+
+
 @repository.command("reseal", epilog=examples("sealift repository reseal --plan dr.yaml"))
 def reseal(plan: PlanOption = None, sets: SetOption = None, json: JsonOption = False) -> None:
     """Seal all that points need under the keys of the newest epoch: reads and stores all of it.

@@ -341,6 +341,18 @@ class Watched(Summary):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Undeleted(Summary):
+    """What hid objects of the bucket, and with ``--preview`` still does."""
+
+    command: Literal["repository undelete"] = field(default="repository undelete", init=False)
+    preview: bool
+    markers: int
+    versions: int
+    """Newer contents under names that are used once."""
+    objects: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class PointPinned(Summary):
     """Retention has no say on a point any more, or has it again."""
 

@@ -43,8 +43,9 @@ _NEEDS_POINT = (
 _NEEDS_REPOSITORY = ("repository keys", "points list", *_NEEDS_POINT)
 
 
-def write_plan(folder: Path) -> None:
-    (folder / "dr.yaml").write_text(PLAN.format(folder=folder))
+def write_plan(folder: Path, *, place: str = "folder: {folder}/points") -> None:
+    text = PLAN.replace("folder: {folder}/points", place)
+    (folder / "dr.yaml").write_text(text.replace("{folder}", str(folder)))
 
 
 def prepare(world: Any, words: str) -> None:

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -95,6 +96,11 @@ CASES: dict[Words, list[list[str]]] = {
     ("repository", "keys", "remove"): [
         ["0123abcd", "--plan", "dr.yaml"],
         ["ffff", "--plan", "dr.yaml"],
+    ],
+    ("repository", "undelete"): [
+        ["--plan", "dr.yaml", "--since", "2026-05-01T08:30"],
+        ["--plan", "dr.yaml", "--since", "yesterday"],
+        ["--plan", "dr.yaml"],
     ],
     ("repository", "reseal"): [["--plan", "dr.yaml"], []],
     ("repository", "repair"): [["--plan", "dr.yaml"], ["--plan", "dr.yaml", "--preview"], []],
@@ -443,10 +449,35 @@ def circumstances(world: Any, example: str) -> Iterator[None]:
             patch.setattr(world.cloud, "health", killed)
             with pytest.raises(Killed):
                 world.run("cutover", "--yes")
+    if "undelete" in example:
+        write_plan(world.folder, place="s3: {bucket: example-points}")
     if example in NEW:
         (world.folder / NEW[example]).unlink()
     machine = real_machine(world.folder) if "doctor" in example else nullcontext()
-    with machine:
+    bucket = empty_bucket() if "undelete" in example else nullcontext()
+    with machine, bucket:
+        yield
+
+
+@contextmanager
+def empty_bucket() -> Iterator[None]:
+    """A bucket in which nothing was ever put; what is in one, tests/objects tries on a server."""
+
+    def versions(**asked: object) -> dict[str, object]:
+        assert asked["Bucket"] == "example-points"
+        return {"IsTruncated": False}
+
+    class Clients:
+        s3 = SimpleNamespace(list_object_versions=versions)
+
+        def __init__(self, spec: object) -> None:
+            pass
+
+        def close(self) -> None:
+            pass
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("connectors.aws.session.AwsClients", Clients)
         yield
 
 

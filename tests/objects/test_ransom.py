@@ -1,12 +1,13 @@
 """An intruder with every credential that we have, in a bucket with object lock."""
 
 import random
-from contextlib import suppress
 from typing import cast
 
 import pytest
 from botocore.exceptions import ClientError
 
+from connectors.aws.undelete import Hiding, Undeleter
+from sealift.cancel import CancelToken
 from sealift.clock import SystemClock
 from sealift.pipeline import InlineExecutor
 from sealift.ports import ReplicaPorts
@@ -53,17 +54,14 @@ def ransack(bucket: Bucket) -> int:
     return resisted
 
 
-def bring_back(bucket: Bucket) -> None:
-    """What the bucket's owner does: remove everything that is newer than what is locked."""
-    place = bucket.spec.bucket
-    found = bucket.s3.list_object_versions(Bucket=place)
-    for marker in found.get("DeleteMarkers", []):
-        bucket.s3.delete_object(Bucket=place, Key=marker["Key"], VersionId=marker["VersionId"])
-    for version in found["Versions"]:
-        with suppress(ClientError):
-            bucket.s3.delete_object(
-                Bucket=place, Key=version["Key"], VersionId=version["VersionId"]
-            )
+def bring_back(bucket: Bucket, since: float) -> list[Hiding]:
+    """What the bucket's owner does: remove what was put over the objects since then."""
+    undeleter = Undeleter(bucket.spec, bucket.clients, CancelToken())
+    found = list(undeleter.hiding(since))
+    for one in found:
+        undeleter.remove(one)
+        undeleter.remove(one)  # as after a lost answer
+    return found
 
 
 @pytest.mark.sandbox
@@ -80,9 +78,16 @@ def test_what_points_need_survives_every_credential(
     for turn in range(3):
         hypervisor.guest_write("vda", turn * CHUNK, bytes([turn + 1]) * CHUNK)
         replicate(world, hypervisor)
+    names = {info.name for info in store.list("")}
+    before = SystemClock().now().timestamp() - 1.0  # the store's times have whole seconds
     resisted = ransack(locked_bucket)
     assert list(store.list("")) == []
-    bring_back(locked_bucket)
+    undeleter = Undeleter(locked_bucket.spec, locked_bucket.clients, CancelToken())
+    assert list(undeleter.hiding(before + 3600)) == []
+    found = bring_back(locked_bucket, before)
+    assert {one.name for one in found if one.marker} == names
+    assert list(undeleter.hiding(before)) == []
+    assert {info.name for info in store.list("")} == names
     repository = world.open()
     report = Checker(repository, read_share=1.0).run()
     assert report.points == 3

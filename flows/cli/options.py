@@ -153,6 +153,7 @@ OTHER_VARIABLES: Mapping[str, str] = {
     "AZURE_...": "Credentials, tenant and cloud, as the Azure SDK documents them for its default "
     "chain; so are IDENTITY_ENDPOINT and IDENTITY_HEADER of a managed identity.",
     "COLUMNS": "Width of tables and help, where the terminal does not tell its own.",
+    "CURL_CA_BUNDLE": "Like REQUESTS_CA_BUNDLE, where that is not set; of Azure only.",
     "DO_NOT_TRACK": "Prefect reports usage to its makers unless this is set; it is, unless you "
     "set another value.",
     "NO_COLOR": "Set to anything: no colours.",

@@ -32,6 +32,8 @@ def make_image(path: Path, size: int, data: int) -> Path:
     command = ["mke2fs", "-q", "-F", "-t", "ext4", "-d", str(staging), str(path), f"{size // KiB}k"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     shutil.rmtree(staging)
+    with path.open("rb") as file:
+        os.fsync(file.fileno())  # or whoever comes first waits for what is still to be written
     return path
 
 

@@ -103,6 +103,6 @@ def test_a_replication_does_not_touch_the_record_of_a_cutover(scenario: Scenario
     with pytest.raises(Killed):
         Migrator.open(scenario.ports(script), "r").cutover()
     for verb in (replicator(scenario).replicate, replicator(scenario).abandon):
-        with pytest.raises(UsageError, match="cutover"):
+        with pytest.raises(UsageError, match="planned failover"):
             verb()
     assert scenario.cloud.instances

@@ -5,13 +5,18 @@ from sealift.display import printable
 _LONGEST_WORDS = 500
 
 
-def emptied(error: BaseException) -> None:
+def emptied(error: BaseException, outer: BaseException | None) -> None:
     """Take out of an exception of an SDK, and of those below it, what they quote.
 
     It stays as the context of ours whatever we do, and may hold signed headers.
+
+    Args:
+        error: as the SDK raised it.
+        outer: what was being handled when the SDK was called, such as the failure that an undo
+            answers; Python puts it below, and it is none of the SDK's.
     """
     below: BaseException | None = error
-    while below is not None:
+    while below is not None and below is not outer:
         below.args = (type(below).__name__,)
         vars(below).clear()
         following = below.__cause__ or below.__context__

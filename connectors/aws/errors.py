@@ -6,6 +6,7 @@ and with it the session token.
 """
 
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -162,6 +163,7 @@ def aws_call(action: str) -> Iterator[None]:
     Args:
         action: the IAM action, such as ``ebs:PutSnapshotBlock``; named in every error.
     """
+    outer = sys.exc_info()[1]
     try:
         yield
     except SealiftError:
@@ -170,7 +172,7 @@ def aws_call(action: str) -> Iterator[None]:
         # Without its cause: the SDK's own exception may quote signed headers. It stays as the
         # context of ours whatever we do, so it is emptied too.
         failure = classify(error, action)
-        emptied(error)
+        emptied(error, outer)
         raise failure from None
 
 

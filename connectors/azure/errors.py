@@ -10,6 +10,7 @@ API error codes".
 """
 
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -138,13 +139,14 @@ def azure_call(action: str) -> Iterator[None]:
     Args:
         action: as roles name it, such as ``Microsoft.Compute/disks/write``; in every error.
     """
+    outer = sys.exc_info()[1]
     try:
         yield
     except SealiftError:
         raise
     except Exception as error:
         failure = classify(error, action)
-        emptied(error)
+        emptied(error, outer)
         raise failure from None
 
 

@@ -125,17 +125,14 @@ class Machines:
             begin(**named)
             accepted = True
 
-        failure: TargetError | None = None
         try:
             self.operations.run(self.clients.compute, WRITE, start, f"starting machine {name}")
         except (CredentialsError, TargetDeniedError):
             raise
         except TargetError as error:
-            failure = error
-        if failure is not None:  # outside of its handler: later calls scrub what they stem from
             if accepted:
-                self._end_failed(name, failure.message)
-            raise failure
+                self._end_failed(name, error.message)
+            raise
 
     def _end_failed(self, name: str, failure: str) -> None:
         log.warning("machine %s did not start and is removed: %s", name, failure)

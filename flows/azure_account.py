@@ -25,7 +25,7 @@ def target(
 
 def spec_of(azure: AzurePlan, connections: int) -> "AzureSpec":
     """A subscription as its connector takes it."""
-    from connectors.azure.spec import AzureSpec, DiskSku, Method, SecurityType
+    from connectors.azure.spec import AzureSpec, DiskSku, Method, OsType, SecurityType
 
     return AzureSpec(
         subscription_id=azure.subscription,
@@ -38,6 +38,7 @@ def spec_of(azure: AzurePlan, connections: int) -> "AzureSpec":
         endpoint=azure.endpoint,
         blob_endpoint=azure.blob_endpoint,
         vm_size=azure.vm_size,
+        os_type=OsType(azure.os_type),
         security_type=SecurityType(azure.security_type),
         disk_sku=DiskSku(azure.disk_type),
         zone=azure.zone,

@@ -75,6 +75,11 @@ class AzurePlan(PlanModel):
         description="Size of the machine, as Standard_D2s_v5; default: the smallest current one "
         "that fits vCPU and memory",
     )
+    os_type: Literal["Linux", "Windows"] = Field(
+        default="Linux",
+        description="What the boot disk is said to hold; decides licence and extensions, and "
+        "cannot be changed afterwards",
+    )
     security_type: Literal["Standard", "TrustedLaunch"] = Field(
         default="Standard",
         description="Security type of the machine; TrustedLaunch needs a guest that boots by UEFI",
@@ -90,7 +95,8 @@ class AzurePlan(PlanModel):
     method: Literal["staging", "upload"] = Field(
         default="staging",
         description="How disks get there: staging keeps a page blob per disk and sends what "
-        "changed in rounds; upload writes once into a managed disk",
+        "changed in rounds; upload writes once into a managed disk, so it takes one round: a "
+        "failover, or cutover --no-rounds",
     )
     tags: Annotated[dict[Text, str], CommaPairs] = Field(
         default_factory=dict,

@@ -9,17 +9,22 @@ time a block; see ADR 21).
 from typing import TYPE_CHECKING, Any
 
 import botocore.exceptions as boto
+import pycurl
 from botocore.auth import UNSIGNED_PAYLOAD, SigV4Auth
 from botocore.awsrequest import AWSRequest, HeadersDict
 from botocore.parsers import create_parser
 
-from connectors.aws.http_sender import HttpAnswer, HttpSender
+from connectors.http_sender import HttpAnswer, HttpSender, Route
+from sealift.errors import ConfigError
 
 if TYPE_CHECKING:
     from botocore.credentials import Credentials
     from mypy_boto3_ebs import EBSClient
 
 _OPERATION = "PutSnapshotBlock"
+_NO_ROUTE = frozenset(
+    {pycurl.E_COULDNT_RESOLVE_HOST, pycurl.E_COULDNT_RESOLVE_PROXY, pycurl.E_COULDNT_CONNECT}
+)
 
 
 class _BodyUnsigned(SigV4Auth):
@@ -106,3 +111,19 @@ class BlockSender:
         if shape:
             parsed.update(self._parser.parse(facts, shape))
         return parsed
+
+
+def failure(code: int, url: str, route: Route) -> Exception:
+    """What the SDK raises for the same; without libcurl's text, which may quote the peer's."""
+    if code == pycurl.E_SSL_CACERT_BADFILE:
+        return ConfigError(
+            f"the file of certificate authorities {route.trust} cannot be used",
+            next_step="check AWS_CA_BUNDLE and REQUESTS_CA_BUNDLE",
+        )
+    if code == pycurl.E_PEER_FAILED_VERIFICATION:
+        return boto.SSLError(endpoint_url=url, error=OSError("CERTIFICATE_VERIFY_FAILED"))
+    if code in _NO_ROUTE:
+        return boto.EndpointConnectionError(endpoint_url=url)
+    if code in (pycurl.E_OPERATION_TIMEDOUT, pycurl.E_ABORTED_BY_CALLBACK):
+        return boto.ReadTimeoutError(endpoint_url=url)
+    return boto.ConnectionClosedError(endpoint_url=url)

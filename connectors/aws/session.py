@@ -17,11 +17,11 @@ from botocore.loaders import Loader, create_loader
 from botocore.utils import get_environ_proxies
 
 from connectors.aws.answers import refuse_untyped
-from connectors.aws.block_put import BlockSender
+from connectors.aws.block_put import BlockSender, failure
 from connectors.aws.errors import aws_call
-from connectors.aws.http_sender import HttpSender, Route
 from connectors.aws.pace import keep_pace
 from connectors.aws.spec import ClientSettings
+from connectors.http_sender import HttpSender, Route
 from sealift.errors import TransientError
 from sealift.units import MiB
 
@@ -152,7 +152,7 @@ class AwsClients:
         with self._lock, aws_call("ebs:PutSnapshotBlock"):
             if self._blocks is None:
                 session = self._opened()
-                sender = HttpSender(self._route(ebs.meta.endpoint_url))
+                sender = HttpSender(self._route(ebs.meta.endpoint_url), failure)
                 self._blocks = BlockSender(ebs, session.get_credentials(), sender)
             return self._blocks
 

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 import pycurl
 
-from connectors.aws.http_sender import HttpAnswer, HttpSender, Route
 from connectors.azure.actions import WRITE
 from connectors.azure.errors import azure_call, field_of, refusal_of
+from connectors.http_sender import HttpAnswer, HttpSender, Route
 from sealift.clock import Clock, SystemClock
 from sealift.errors import (
     ConfigError,

@@ -16,10 +16,10 @@ from requests.adapters import HTTPAdapter
 from requests.utils import get_environ_proxies
 from urllib3.util import Retry
 
-from connectors.aws.http_sender import HttpSender, Route
 from connectors.azure.errors import azure_call
 from connectors.azure.page_put import PageSender, failure
 from connectors.azure.spec import AzureSpec
+from connectors.http_sender import HttpSender, Route
 
 if TYPE_CHECKING:
     from azure.core.credentials import TokenCredential

@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 from botocore.credentials import RefreshableCredentials
 
-from connectors.aws import http_sender
-from connectors.aws.block_put import BlockSender
+from connectors import http_sender
+from connectors.aws.block_put import BlockSender, failure
 from connectors.aws.errors import MissingError, aws_call
-from connectors.aws.http_sender import HttpSender, Route
 from connectors.aws.session import AwsClients
 from connectors.aws.spec import AwsSpec
+from connectors.http_sender import HttpSender, Route
 from sealift.clock import SystemClock
 from sealift.errors import (
     ConfigError,
@@ -245,7 +245,7 @@ def takes_one_piece(peer: socket.socket) -> None:
 def test_a_peer_that_does_not_come_to_an_end(
     behave: Callable[[socket.socket], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("connectors.aws.pace.SLOWEST_BYTES_PER_SECOND", 16 * MiB)
+    monkeypatch.setattr("connectors.pace.SLOWEST_BYTES_PER_SECOND", 16 * MiB)
     with Peer(behave) as peer, pytest.raises(ConnectionLostError):
         put(f"http://127.0.0.1:{peer.port}", replace(SPEC, connect_timeout_seconds=0.5))
 
@@ -299,7 +299,7 @@ def test_tls_of_a_stranger_or_for_another_name(
 def test_authorities_that_cannot_be_read(tmp_path: Path, certificates: Path) -> None:
     route = Route(str(tmp_path / "none.pem"), "", 1.0, 1.0, "x")
     with tls_peer(certificates) as peer, pytest.raises(ConfigError, match=r"none\.pem"):
-        HttpSender(route).send("PUT", f"https://localhost:{peer.port}/", [], b"x")
+        HttpSender(route, failure).send("PUT", f"https://localhost:{peer.port}/", [], b"x")
 
 
 def test_the_proxy_of_the_environment(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -329,7 +329,7 @@ def test_credentials_are_renewed_before_they_expire(recorder: Recorder) -> None:
 
     clients = AwsClients(replace(SPEC, endpoint=recorder.url, read_timeout_seconds=10.0))
     renewed = RefreshableCredentials.create_from_metadata(renew(), renew, "test")
-    sender = HttpSender(Route("", "", 5.0, 5.0, "x"))
+    sender = HttpSender(Route("", "", 5.0, 5.0, "x"), failure)
     blocks = BlockSender(clients.ebs, renewed, sender)
     for index in range(3):
         blocks.put(ID, index, DATA, CHECKSUM)
@@ -341,7 +341,7 @@ def test_credentials_are_renewed_before_they_expire(recorder: Recorder) -> None:
 
 def test_no_credentials(recorder: Recorder) -> None:
     clients = AwsClients(replace(SPEC, endpoint=recorder.url))
-    blocks = BlockSender(clients.ebs, None, HttpSender(Route("", "", 5.0, 5.0, "x")))
+    blocks = BlockSender(clients.ebs, None, HttpSender(Route("", "", 5.0, 5.0, "x"), failure))
     with pytest.raises(CredentialsError), aws_call("ebs:PutSnapshotBlock"):
         blocks.put(ID, 0, DATA, CHECKSUM)
     clients.close()

@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 
 from azure.core.pipeline.transport import RequestsTransport
 
-from connectors.aws.http_sender import HttpAnswer, HttpSender
 from connectors.azure.session import AzureClients
 from connectors.azure.target import AzureTarget
+from connectors.http_sender import HttpAnswer, HttpSender
 
 from .conftest import Subscription
 

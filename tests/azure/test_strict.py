@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from connectors.aws.http_sender import HttpAnswer, HttpSender
 from connectors.azure.session import AzureClients
+from connectors.http_sender import HttpAnswer, HttpSender
 from sandbox.azure.server import AzureSandbox
 from sealift.errors import TransientError
 from sealift.testing.clock import VirtualClock

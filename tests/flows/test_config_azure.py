@@ -36,7 +36,8 @@ def test_what_is_left_out_has_a_default() -> None:
     plan = azure()
     assert plan.resource_group == "servers"
     assert (plan.location, plan.vm_size, plan.zone, plan.endpoint) == (None, None, None, None)
-    assert (plan.security_type, plan.disk_type, plan.method) == (
+    assert (plan.os_type, plan.security_type, plan.disk_type, plan.method) == (
+        "Linux",
         "Standard",
         "Premium_LRS",
         "staging",
@@ -58,6 +59,7 @@ def test_what_is_left_out_has_a_default() -> None:
         ("endpoint", "https://user:password@management.azure.com"),
         ("blob_endpoint", "http://account.blob.core.windows.net"),
         ("vm_size", "m6i.large"),
+        ("os_type", "linux"),
         ("security_type", "ConfidentialVM"),
         ("disk_type", "UltraSSD_LRS"),
         ("zone", "eu-west-1a"),

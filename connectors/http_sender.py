@@ -9,21 +9,16 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import botocore.exceptions as boto
 import pycurl
 
-from connectors.aws.pace import Pace
+from connectors.pace import Pace
 from sealift.clock import Clock, SystemClock
-from sealift.errors import ConfigError
 from sealift.units import KiB, MiB
 
 LARGEST_ANSWER_BYTES = 1 * MiB
 """What EBS answers to a block is below 1 KiB, errors included."""
 _SEND_BYTES = 512 * KiB  # handed to the socket at once; libcurl's default of 64 KiB costs 8 calls
 _NOT_OF_ITS_OWN = ("Expect:", "Content-Type:")  # headers that libcurl would add
-_NO_ROUTE = frozenset(
-    {pycurl.E_COULDNT_RESOLVE_HOST, pycurl.E_COULDNT_RESOLVE_PROXY, pycurl.E_COULDNT_CONNECT}
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +57,13 @@ class HttpSender:
 
     Args:
         route: how the endpoint is reached.
-        failure: makes the error from libcurl's code, the URL and the route; what botocore
-            raises when not given.
+        failure: makes the error from libcurl's code, the URL and the route, in the words of the
+            service's connector.
     """
 
-    def __init__(
-        self, route: Route, failure: Callable[[int, str, Route], Exception] | None = None
-    ) -> None:
+    def __init__(self, route: Route, failure: Callable[[int, str, Route], Exception]) -> None:
         self._route = route
-        self._failure = failure or _failure
+        self._failure = failure
         self._clock = SystemClock()
         self._idle: list[pycurl.Curl] = []
         self._lock = threading.Lock()
@@ -81,9 +74,7 @@ class HttpSender:
         """One attempt; it ends in time whatever the peer does, to within a second: see ``Pace``.
 
         Raises:
-            botocore.exceptions.BotoCoreError: no answer, or none that may be believed; what
-                the SDK raises in the same case. Unknown whether it took effect.
-            ConfigError: the file of authorities cannot be used.
+            Exception: what ``failure`` made of it; unknown whether it took effect.
         """
         with self._lock:
             handle = self._idle.pop() if self._idle else self._opened()
@@ -186,19 +177,3 @@ class _Answer:
             for name, _, value in pairs
         }
         return HttpAnswer(status, headers, b"".join(self._body))
-
-
-def _failure(code: int, url: str, route: Route) -> Exception:
-    """What the SDK raises for the same; without libcurl's text, which may quote the peer's."""
-    if code == pycurl.E_SSL_CACERT_BADFILE:
-        return ConfigError(
-            f"the file of certificate authorities {route.trust} cannot be used",
-            next_step="check AWS_CA_BUNDLE and REQUESTS_CA_BUNDLE",
-        )
-    if code == pycurl.E_PEER_FAILED_VERIFICATION:
-        return boto.SSLError(endpoint_url=url, error=OSError("CERTIFICATE_VERIFY_FAILED"))
-    if code in _NO_ROUTE:
-        return boto.EndpointConnectionError(endpoint_url=url)
-    if code in (pycurl.E_OPERATION_TIMEDOUT, pycurl.E_ABORTED_BY_CALLBACK):
-        return boto.ReadTimeoutError(endpoint_url=url)
-    return boto.ConnectionClosedError(endpoint_url=url)

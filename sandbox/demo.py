@@ -112,7 +112,9 @@ class Demo:
         machine.command(f"rate {_RECORDS_PER_SECOND}")
         machine.command(f"burst {_FIRST_MIB}M")
         self._say(f"  guest is up and writes; acknowledged so far: {machine.acked()}")
-        environment = {**os.environ, **cloud.environment}
+        # Sockets are named by the migration, and another demonstration may run on this host.
+        own = {"XDG_RUNTIME_DIR": str(work)}
+        environment = {**os.environ, **own, **cloud.environment}
         self._write_plan(work, machine, cloud)
         prefect = ["--prefect"] if self._prefect else []
         self._command(environment, "preflight")

@@ -121,7 +121,11 @@ class DisasterDemo:
         self._title("A guest that writes, a bucket, and a repository in it that only we can read")
         machine.wait_ready()
         machine.command(f"rate {_RECORDS_PER_SECOND}")
-        state = {"XDG_STATE_HOME": str(work / "xdg"), "PREFECT_HOME": str(work / "prefect")}
+        state = {
+            "XDG_STATE_HOME": str(work / "xdg"),
+            "XDG_RUNTIME_DIR": str(work),
+            "PREFECT_HOME": str(work / "prefect"),
+        }
         self._environment = {**os.environ, **cloud.environment, **state}
         _make_bucket(cloud.environment, "points")
         plan = _PLAN.format(

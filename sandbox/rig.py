@@ -90,7 +90,9 @@ class Rig:
     def start(self, *words: str) -> "subprocess.Popen[str]":
         """Start a command with ``--json``."""
         command = [sys.executable, "-m", "flows.cli.main", *words, "--json"]
-        env = {**os.environ, **self.sandbox.environment()}
+        # Sockets are named by the migration, and every rig has the same.
+        own = {"XDG_RUNTIME_DIR": str(self.folder)}
+        env = {**os.environ, **own, **self.sandbox.environment()}
         return subprocess.Popen(
             command,
             cwd=self.folder,

@@ -175,6 +175,7 @@ NOT_FIELDS = frozenset(
     f"SEALIFT_{name}"
     for name in (
         "ACCELERATOR",
+        "AGENT",
         "ALLOW_BACKING",
         "BOOT",
         "CACHE",
@@ -192,6 +193,7 @@ NOT_FIELDS = frozenset(
         "KEY_VAULT",
         "KIND",
         "KMS",
+        "LIMIT",
         "MASS_REMOVAL",
         "NO_ROUNDS",
         "ON_TRACKING_LOSS",
@@ -199,6 +201,7 @@ NOT_FIELDS = frozenset(
         "OVERWRITE",
         "PASSPHRASE_FILE",
         "PLAN",
+        "PLANNED",
         "PORT",
         "PREFECT",
         "PREVIEW",
@@ -206,13 +209,18 @@ NOT_FIELDS = frozenset(
         "READ_DATA",
         "RECEIPT",
         "RECOVERY",
+        "REPACK",
         "SECONDS",
         "SET",
+        "SINCE",
         "SOCKET",
+        "STILL",
         "TARGET",
+        "TCP",
         "TO",
         "UEFI",
         "UNDO",
+        "WRITABLE",
         "YES",
     )
 )

@@ -46,19 +46,21 @@ OpenContainer = Callable[..., Container]
 
 @pytest.fixture(scope="session")
 def azure_box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AzureSandbox]:
-    """One offline Azure for all tests of containers; its credentials are in the environment."""
-    box = AzureSandbox(tmp_path_factory.mktemp("azure") / "box", clock=SystemClock())
-    with pytest.MonkeyPatch.context() as patch, box:
-        for name in [name for name in os.environ if name.startswith(("AZURE_", "IDENTITY_"))]:
-            patch.delenv(name)
-        for name, value in box.environment().items():
-            patch.setenv(name, value)
+    """One offline Azure for all tests of containers."""
+    with AzureSandbox(tmp_path_factory.mktemp("azure") / "box", clock=SystemClock()) as box:
         yield box
 
 
 @pytest.fixture
-def open_container(azure_box: AzureSandbox) -> OpenContainer:
-    """Makes containers in the offline Azure; all stores share a token, as in a process."""
+def open_container(azure_box: AzureSandbox, monkeypatch: pytest.MonkeyPatch) -> OpenContainer:
+    """Makes containers in the offline Azure; all stores share a token, as in a process.
+
+    Its credentials are in the environment of this test only: others have an Azure of their own.
+    """
+    for name in [name for name in os.environ if name.startswith(("AZURE_", "IDENTITY_"))]:
+        monkeypatch.delenv(name)
+    for name, value in azure_box.environment().items():
+        monkeypatch.setenv(name, value)
     credential = make_credential()
     return lambda **settings: make_container(azure_box, credential, **settings)
 

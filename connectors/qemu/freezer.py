@@ -8,7 +8,6 @@ lost`` (it was not frozen any more when asked).
 """
 
 import os
-import select
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from types import TracebackType
 from connectors.qemu.agent import AgentError, GuestAgent
 from converters.child_rules import plain_environment
 from sealift.clock import Clock, SystemClock
+from sealift.readiness import readable
 
 _THAW_SECONDS = 60.0
 """How long thawing is tried when the agent hangs; a hung agent may still obey later."""
@@ -98,7 +98,7 @@ class Freezer:
         stdout = self._process.stdout
         while stdout is not None and b"\n" not in self._said:
             left = until - self._clock.monotonic()
-            if left <= 0 or not _readable(stdout.fileno(), left):
+            if left <= 0 or not readable(stdout.fileno(), left):
                 break
             received = os.read(stdout.fileno(), _MAX_LINE_BYTES)
             if not received:
@@ -126,13 +126,6 @@ class Freezer:
         if self._process.stdin is None:
             raise OSError("no pipe")
         return self._process.stdin.fileno()
-
-
-def _readable(descriptor: int, seconds: float) -> bool:
-    """Whether something is to be read in time; select() ends at descriptor 1023."""
-    poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
-    return bool(poll.poll(seconds * 1000))
 
 
 def ensure_thawed(path: Path, clock: Clock, seconds: float) -> bool:
@@ -170,7 +163,7 @@ def _hold(path: Path, clock: Clock, freeze_seconds: float, hold_seconds: float) 
             if not agent.frozen() or not count:
                 raise AgentError("the guest agent froze nothing")
         _tell(f"frozen {count}")
-        _readable(sys.stdin.fileno(), hold_seconds)
+        readable(sys.stdin.fileno(), hold_seconds)
         _tell("thawed held" if _still_frozen(path, clock) else "thawed lost")
     except AgentError as error:
         _tell(f"failed {error.message}")

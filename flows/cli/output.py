@@ -2,7 +2,6 @@
 
 import json
 import os
-import select
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from sealift.cancel import CancelToken
 from sealift.clock import Clock, SystemClock
 from sealift.display import harmless, without_userinfo
 from sealift.errors import SealiftError
+from sealift.readiness import readable
 
 if TYPE_CHECKING:
     from flows.cli.live import LiveView
@@ -122,7 +122,7 @@ class Output:
             self._live.pause()
         try:
             print(question, end=" ", file=self._err, flush=True)
-            while not select.select([sys.stdin], [], [], _ANSWER_POLL_SECONDS)[0]:
+            while not readable(sys.stdin.fileno(), _ANSWER_POLL_SECONDS):
                 cancel.check()
             return sys.stdin.readline().strip()
         finally:

@@ -2,11 +2,11 @@
 
 import contextlib
 import http.client
-import select
 import ssl
 from collections.abc import Callable, Mapping
 
 from sandbox.azure.https import Reply
+from sealift.readiness import readable
 
 _HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "content-length"})
 _PIECE_BYTES = 1 << 20
@@ -77,8 +77,7 @@ class Upstream:
         connection = self._connection
         if connection is None or connection.sock is None:
             return False
-        readable, _, _ = select.select([connection.sock], [], [], 0)
-        return bool(readable)
+        return readable(connection.sock.fileno(), 0)
 
     def _begin(
         self, method: str, target: str, headers: Mapping[str, str]

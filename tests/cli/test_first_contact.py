@@ -3,7 +3,6 @@
 import os
 import pty
 import re
-import select
 import struct
 import subprocess
 import sys
@@ -18,6 +17,7 @@ import pytest
 from flows.places import general_logs
 from flows.run_log import KEPT_FILES
 from sealift.errors import SourceError, ToolError
+from sealift.readiness import readable
 
 WRONG: list[tuple[list[str], int, str, str]] = [
     (["--plan", "x", "status"], 2, "stand behind it", "sealift --help"),
@@ -234,7 +234,7 @@ def on_a_terminal(world: Any, *words: str, columns: int, **variables: str) -> st
     )
     os.close(slave)
     shown = b""
-    while select.select([master], [], [], 60)[0]:
+    while readable(master, 60):
         try:
             part = os.read(master, 65536)
         except OSError:  # the other side is closed

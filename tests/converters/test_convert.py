@@ -1,7 +1,6 @@
 """Conversions: all of the disk or no file; never half of one, never a process left."""
 
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from converters.untrusted import inspect
 from converters.vhd import parse_footer
 from sealift.cancel import CancelToken
 from sealift.errors import ImageError, IntegrityError, StoppedError, UsageError
+from sealift.readiness import readable
 from sealift.units import GiB, KiB, MiB
 
 pytestmark = pytest.mark.tools
@@ -266,7 +266,7 @@ def test_kill_9_leaves_no_process_and_the_next_run_takes_over(large: Path, tmp_p
     child.wait(timeout=20)
     child.stdout.close()
     for descriptor in watched:
-        assert select.select([descriptor], [], [], 10)[0]
+        assert readable(descriptor, 10)
         os.close(descriptor)
     assert names(tmp_path) == {"large.raw", "out.partial"}
 

@@ -1,7 +1,6 @@
 """Children: limits hold, and none is left, however the parent or the call ends."""
 
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import pytest
 from converters.process import Limits, OutputTooLongError, run
 from sealift.cancel import CancelToken
 from sealift.errors import StoppedError, ToolError
+from sealift.readiness import readable
 from sealift.units import MiB
 
 pytestmark = pytest.mark.tools
@@ -27,7 +27,7 @@ def ended(pid: int, seconds: float = 10) -> bool:
     except ProcessLookupError:
         return True
     try:
-        return bool(select.select([descriptor], [], [], seconds)[0])
+        return readable(descriptor, seconds)
     finally:
         os.close(descriptor)
 

@@ -1,7 +1,6 @@
 """No machine outlives its parent, and a failure says what happened."""
 
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from sandbox.guest.image import GuestDisk, ImageFormat
 from sandbox.guest.machine import GuestMachine, MachineSpec
 from sandbox.guest.report import FoundRecords, parse_found
 from sealift.errors import ToolError, UsageError
+from sealift.readiness import readable
 from sealift.units import MiB
 
 pytestmark = pytest.mark.tools
@@ -47,7 +47,7 @@ def wait_gone(pid: int) -> None:
     except ProcessLookupError:
         return
     with os.fdopen(handle):
-        assert select.select([handle], [], [], 20)[0], "the machine outlived its parent"
+        assert readable(handle, 20), "the machine outlived its parent"
 
 
 def test_the_machine_dies_with_a_killed_parent_but_not_with_the_starting_thread(

@@ -4,7 +4,6 @@ import contextlib
 import http.client
 import json
 import os
-import select
 import signal
 import socket
 import stat
@@ -21,6 +20,7 @@ from moto.ec2.models import ec2_backends
 from sandbox.aws import AwsSandbox, BootReport, CheckStatus, Fault, FaultKind
 from sandbox.aws.process import SandboxError, SandboxProcess
 from sandbox.aws.testing import A, Cloud, refusal
+from sealift.readiness import readable
 
 pytestmark = pytest.mark.sandbox
 StartSandbox = Callable[..., tuple[AwsSandbox, Cloud]]
@@ -224,7 +224,7 @@ def test_own_process_ends_with_a_killed_parent(tmp_path: Path) -> None:
     assert parent.returncode == -signal.SIGKILL
     with contextlib.suppress(ProcessLookupError):  # it may have ended by now
         child = os.pidfd_open(int(parent.stdout))
-        ended, _, _ = select.select([child], [], [], 20)
+        ended = readable(child, 20)
         os.close(child)
         assert ended
     assert not (tmp_path / "s" / "layers").exists()

@@ -1,5 +1,6 @@
 """Blobs through the sandbox's front: the rules that Azurite lacks, faults, the log."""
 
+import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,6 +38,19 @@ def page_blob(service: BlobServiceClient, name: str, size: int = 4 * MIB) -> Blo
 def ranges(blob: BlobClient, before: str) -> list[tuple[int, int, bool]]:
     found = blob.list_page_ranges(previous_snapshot=before)
     return [(one.start or 0, (one.end or 0) + 1, bool(one.cleared)) for one in found]
+
+
+def test_a_connection_is_used_again_in_a_process_with_many_files_open(
+    service: BlobServiceClient,
+) -> None:
+    """A long run of tests, or a demonstration, holds more than select() can look at."""
+    held = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    try:
+        for name in ("first", "second", "third"):
+            page_blob(service, name)
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
 
 
 def test_put_page_of_more_than_4_mib_is_refused(service: BlobServiceClient) -> None:

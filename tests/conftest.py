@@ -8,6 +8,7 @@ and the run ends with ``evidence: kill points: 144, unequal: 0``.
 """
 
 import os
+import resource
 import signal
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -21,6 +22,8 @@ hypothesis.settings.load_profile("sealift")
 
 Evidence = Callable[[str, str], None]
 _LINES = pytest.StashKey[dict[str, str]]()
+_OPEN_FILES = 8192
+"""A worker holds servers, clients and pools of many tests; a shell's usual limit is 1,024."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -37,6 +40,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_LINES] = {}
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
+    if resource.RLIM_INFINITY != soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 @pytest.fixture(scope="session")

@@ -50,6 +50,7 @@ class StopSignals:
     def __enter__(self) -> "StopSignals":
         if threading.current_thread() is not threading.main_thread():
             return self
+        let_go()
         read, write = self._pipe = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(write, False)
         self._wakeup_before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
@@ -66,6 +67,12 @@ class StopSignals:
             return
         if self._last:
             atexit.register(_deafen)
+            _staying.append(self)
+            return
+        self._give_back()
+
+    def _give_back(self) -> None:
+        if self._thread is None or self._pipe is None:
             return
         signal.set_wakeup_fd(self._wakeup_before)
         for number, handler in self._before.items():
@@ -92,6 +99,17 @@ class StopSignals:
             with contextlib.suppress(OSError):
                 os.write(2, (_SHOW_CURSOR if os.isatty(2) else b"") + _HARD)
             os._exit(HARD_EXIT)
+
+
+_staying: list[StopSignals] = []
+"""The one whose run was the last of this process, as far as it knew."""
+
+
+def let_go() -> None:
+    """End the handlers that stayed after a run: its process did not end, and goes on to another."""
+    while _staying:
+        _staying.pop()._give_back()
+        atexit.unregister(_deafen)
 
 
 def _heard_elsewhere(number: int, frame: FrameType | None) -> None:

@@ -16,6 +16,8 @@ from typing import Any
 import hypothesis
 import pytest
 
+from flows.stop_signals import let_go
+
 # A deadline of one example is a timing, and fails on a busy machine.
 hypothesis.settings.register_profile("sealift", deadline=None)
 hypothesis.settings.load_profile("sealift")
@@ -65,6 +67,7 @@ def signals_given_back() -> Iterator[None]:
     wakeup = signal.set_wakeup_fd(-1)
     signal.set_wakeup_fd(wakeup)
     yield
+    let_go()
     signal.set_wakeup_fd(wakeup)
     for number, handler in before.items():
         signal.signal(number, handler)

@@ -265,6 +265,13 @@ class Packer:
         if self._buffers is not None:
             self._buffers.clear()
 
+    def close(self) -> None:
+        """Free the file that names what is pending; what it says stays for the next process."""
+        with self._lock:
+            if self._log is not None:
+                self._log.close()
+                self._log = None
+
     def _due_tocs(self, least: int) -> list[Toc]:
         if not self._tocs or self._toc_bytes < least:
             return []

@@ -183,7 +183,8 @@ class Repository:
         return self
 
     def close(self) -> None:
-        """Free the local index; the store is the caller's. Idempotent."""
+        """Free the files of the local state; the store is the caller's. Idempotent."""
+        self.packer.close()
         self.index.close()
 
     # ------------------------------------------------------------------ the head

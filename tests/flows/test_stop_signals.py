@@ -90,3 +90,24 @@ hit()
 signal.pause()
 """)
     assert ended.returncode == -15
+
+
+def test_the_next_run_of_a_process_takes_the_place_of_the_last() -> None:
+    ended = run("""
+import threading
+
+def held():
+    return threading.active_count(), len(os.listdir("/proc/self/fd"))
+
+for _ in range(3):
+    with signals:
+        pass
+    first = held()
+    signals = StopSignals(cancel, last=True)
+with signals:
+    hit()
+    wait_until_heard()
+assert held() == first, (held(), first)
+print(signals.received.name)
+""")
+    assert (ended.returncode, ended.stdout) == (0, "SIGTERM\n"), ended.stderr

@@ -1,7 +1,9 @@
 """From a disk into a repository and back: points, increments, deduplication, resume."""
 
 import hashlib
+import os
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,8 +21,17 @@ from sealift.repository.reader import RepositoryReader
 from sealift.repository.session import Repository
 from sealift.repository.tree import Tree, runs
 from sealift.sealing.keys import KeyRing, RootKey
+from sealift.store import FileStateStore
 from sealift.testing.object_memory import MemoryObjectStore
-from tests.repository.conftest import CHUNK, World, content, memory_reader, point_of, written
+from tests.repository.conftest import (
+    CHUNK,
+    World,
+    content,
+    memory_reader,
+    point_of,
+    ring_of,
+    written,
+)  # fmt: skip
 
 
 def noise(chunks: int, seed: int = 1) -> bytes:
@@ -128,6 +139,20 @@ def test_a_killed_process_does_not_send_again_what_is_durable(world: World) -> N
     assert again.packer.stored_bytes == 0 < sent
     again.publish(point_of(1, tree), {})
     assert content(world.open(), tree) == data
+
+
+def test_a_closed_repository_holds_no_file(world: World, tmp_path: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    state = FileStateStore(tmp_path / "state")
+    for begin in (Repository.init, Repository.open):
+        repository = begin(world.store, ring_of(begin.__name__), state, world.clock)
+        data = noise(20, seed=len(begin.__name__))
+        written(repository, memory_reader(data), world.context())
+        repository.close()
+        assert len(os.listdir("/proc/self/fd")) == before
+    again = Repository.open(world.store, ring_of("again"), state, world.clock)
+    assert again.packer.packs(), "what is pending stays for the next process"
+    again.close()
 
 
 def test_publishing_twice_is_publishing_once(world: World) -> None:

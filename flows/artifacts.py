@@ -27,13 +27,17 @@ PROGRESS_SECONDS = 5.0
 
 
 class ArtifactView:
-    """Progress in words, at most every five seconds: the pages show no bar of their own."""
+    """Progress in words, at most every five seconds: the pages show no bar of their own.
+
+    Args:
+        name: of what runs, in the keys of its artifacts.
+    """
 
     interval_seconds = PROGRESS_SECONDS
     shows_end = True
 
-    def __init__(self, migration_id: str) -> None:
-        self._id = migration_id
+    def __init__(self, name: str) -> None:
+        self._name = name
         self._artifact: UUID | None = None
         self._shown = ""
 
@@ -43,7 +47,7 @@ class ArtifactView:
         get_run_logger().log(level, "%s", noted.text)
         if noted.note is Note.FORECAST:
             create_markdown_artifact(
-                f"**{noted.text}**", key=f"sealift-{self._id}-forecast", description="Forecast"
+                f"**{noted.text}**", key=f"sealift-{self._name}-forecast", description="Forecast"
             )
 
     def show(self, picture: Picture) -> None:
@@ -55,7 +59,7 @@ class ArtifactView:
             return
         self._shown = text
         if self._artifact is None:
-            key = f"sealift-{self._id}-progress"
+            key = f"sealift-{self._name}-progress"
             made = create_progress_artifact(min(100.0, percent), key, text)
             self._artifact = cast(UUID, made)  # a coroutine only inside an event loop
         else:
@@ -72,14 +76,20 @@ def progress_text(picture: Picture) -> str:
     return f"{picture.phase} ({format_duration(picture.phase_seconds)})"
 
 
-def publish_evidence(m: Migration, picture: bytes | None) -> None:
-    """What is proven about a cutover, with the screen of the booted machine if there is one."""
+def publish_evidence(m: Migration, picture: bytes | None, name: str) -> None:
+    """What is proven about a cutover, with the screen of the booted machine if there is one.
+
+    Args:
+        m: that was cut over.
+        picture: of the screen; None when there is none.
+        name: in the key of the artifact.
+    """
     lines = ["| what | found |", "| --- | --- |"]
     lines += [f"| {_cell(name)} | {_cell(found)} |" for name, found in evidence_rows(m)]
     if picture is not None:
         lines += ["", *_picture_lines(picture)]
     create_markdown_artifact(
-        "\n".join(lines), key=f"sealift-{m.id}-evidence", description=f"Cutover of {m.vm_name}"
+        "\n".join(lines), key=f"sealift-{name}-evidence", description=f"Cutover of {m.vm_name}"
     )
 
 

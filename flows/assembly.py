@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 from flows.accounts import Account as Account
 from flows.accounts import account_target as account_target
 from flows.around import Around as Around
-from flows.places import runtime_directory, state_directory
-from sealift.config import MigrationPlan
+from flows.places import refuse_other_kind, runtime_directory, state_directory
+from sealift.config import PLANNED, MigrationPlan
 from sealift.config_load import AnyPlan
 from sealift.config_repository import ReplicationPlan
 from sealift.endpoints import CloudTarget, Hypervisor
 from sealift.errors import SourceError
+from sealift.ledger import load_migration
 from sealift.ports import Ports, ReplicaPorts
 from sealift.private import make_private_folder
 from sealift.ratelimit import RateLimit, TokenBucket, Unlimited
@@ -47,7 +48,12 @@ def opened(plan: MigrationPlan, around: Around) -> Iterator[Ports]:
 def ports_over(
     plan: MigrationPlan, around: Around, store: FileStateStore, stack: ExitStack
 ) -> Ports:
-    """Ports on a state directory that the caller owns; ``stack`` closes them."""
+    """Ports on a state directory that the caller owns; ``stack`` closes them.
+
+    Raises:
+        UsageError: the directory belongs to a replication.
+    """
+    refuse_other_kind(plan, store)
     hypervisor = hypervisor_of(plan, store.directory, around)
     stack.callback(hypervisor.close)
     cloud = cloud_of(plan, around, stack)
@@ -65,9 +71,10 @@ def replica_ports_over(
     plan: ReplicationPlan, around: Around, store: FileStateStore, stack: ExitStack
 ) -> ReplicaPorts:
     """Like ``ports_over``, for a replication; its repository has to be there."""
+    refuse_other_kind(plan, store)
     hypervisor = hypervisor_of(plan, store.directory, around)
     stack.callback(hypervisor.close)
-    target = replica_of(plan, around, store, stack)
+    target = replica_of(plan, hypervisor, around, store, stack)
     return ReplicaPorts(
         hypervisor,
         target,
@@ -89,25 +96,39 @@ def failover_ports_over(
     from flows.recovery import account_of
     from sealift.launching import LaunchingTarget
 
-    cloud = account_of(plan, f"planned-{plan.name}", around, stack)
+    refuse_other_kind(plan, store)
+    cloud = account_of(plan, f"{PLANNED}{plan.name}", around, stack)
     hypervisor = hypervisor_of(plan, store.directory, around)
     stack.callback(hypervisor.close)
     context = context_of(plan, around)
-    target = LaunchingTarget(replica_of(plan, around, store, stack), cloud, store, context)
+    points = replica_of(plan, hypervisor, around, store, stack)
+    target = LaunchingTarget(points, cloud, store, context)
     policy = plan.failover_policy()
     return Ports(hypervisor, target, store, context, policy, run_disks=around.run_disks)
 
 
 def replica_of(
-    plan: ReplicationPlan, around: Around, state: FileStateStore, stack: ExitStack
+    plan: ReplicationPlan,
+    hypervisor: Hypervisor,
+    around: Around,
+    state: FileStateStore,
+    stack: ExitStack,
 ) -> "RepositoryTarget":
-    """The repository that the plan names, as the place of its points."""
+    """The repository that the plan names, as the place of its points.
+
+    Raises:
+        UsageError: the replication begins, and points of another machine have its name there.
+    """
     from flows.repositories import object_store, open_over
     from sealift.repository.target import RepositoryTarget
 
     store = object_store(plan, around, stack)
     found = open_over(plan, around, store, state, stack)
-    return RepositoryTarget(found.repository, plan.name, state)
+    target = RepositoryTarget(found.repository, plan.name, state)
+    if load_migration(state) is None:
+        vm = context_of(plan, around).retrier().call(hypervisor.describe)
+        target.refuse_other_machine(vm.uuid)
+    return target
 
 
 def context_of(plan: AnyPlan, around: Around) -> SyncContext:
@@ -145,7 +166,7 @@ def hypervisor_of(plan: AnyPlan, state: Path, around: Around) -> Hypervisor:
         )
     return QemuHypervisor(
         qemu.qmp,
-        plan.name,
+        plan.tracking_name,
         qemu.scratch or _own_scratch(state),
         runtime_directory(plan, around.environ),
         scratch_limit_bytes=qemu.scratch_limit,

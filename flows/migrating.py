@@ -150,7 +150,7 @@ def cutover(
         with Guardian(plan):
             m = run.migrator.cutover(_approval(confirm))
         screen = kept_screen(run.ports.store, m.cutover.attempt) if m.cutover else None
-        publish_evidence(m, screen)
+        publish_evidence(m, screen, plan.name)
 
     _run(plan, "cutover", slot, body)
 

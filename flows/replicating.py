@@ -107,6 +107,11 @@ def _opened(plan: ReplicationPlan, around: Caller, verb: str) -> Iterator[OpenRe
         yield found
 
 
+def _artifacts_of(plan: ReplicationPlan) -> str:
+    """In keys that a migration has, too: its history is another one, whatever it is called."""
+    return f"{plan.name}-replication"
+
+
 @flow(
     name="sealift-replicate-sealed",
     flow_run_name="replicate {plan.replication}",
@@ -118,7 +123,7 @@ def replicate(plan: ReplicationPlan, slot: Slot = None) -> None:
     def work(around: Caller) -> None:
         run = Run(
             "replicate-flow",
-            [*around.views, ArtifactView(plan.name)],
+            [*around.views, ArtifactView(_artifacts_of(plan))],
             os.environ,
             around.cancel,
             run_disks=disks_as_tasks,
@@ -266,7 +271,7 @@ def failover_planned(plan: ReplicationPlan, confirm: Typed = "", slot: Slot = No
     def work(around: Caller) -> None:
         run = Run(
             "failover-flow",
-            [*around.views, ArtifactView(plan.name)],
+            [*around.views, ArtifactView(_artifacts_of(plan))],
             os.environ,
             around.cancel,
             run_disks=disks_as_tasks,
@@ -275,7 +280,7 @@ def failover_planned(plan: ReplicationPlan, confirm: Typed = "", slot: Slot = No
         with failing_over(plan, run) as opened:
             m = moved(plan, opened, around.approve or approval_of(confirm))
             screen = kept_screen(opened.ports.store, m.cutover.attempt) if m.cutover else None
-        publish_evidence(m, screen)
+        publish_evidence(m, screen, _artifacts_of(plan))
         around.finished(m)
 
     _aside(work, slot)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from flows.beat import BEAT_SECONDS, Beat, load_beat
 from flows.liveness import Liveness
-from flows.places import REPLICATIONS
+from flows.places import REPLICA_NAME, REPLICATIONS
 from flows.wording import lag_seconds
 from sealift.convergence import ConvergencePolicy, Forecast, RoundFigures, forecast
 from sealift.errors import UsageError
@@ -15,9 +15,6 @@ from sealift.migration import Migration
 from sealift.store import FileStateStore, lock_owner
 
 STALLED_SECONDS = 120.0
-REPLICA_NAME = "replica.json"
-"""What a replication keeps in its folder; said here again, since importing it costs a tenth of a
-second."""
 _SILENT_SECONDS = 6 * BEAT_SECONDS
 
 

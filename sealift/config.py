@@ -4,10 +4,11 @@ Values are text as people write it (``10GiB``, ``30s``); the model holds bytes a
 seconds. ``sealift.config_load`` reads files and environment variables into it.
 """
 
+import re
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from sealift.config_aws import AwsPlan
 from sealift.config_azure import AzurePlan
@@ -178,10 +179,23 @@ class Limits(PlanModel):
     )
 
 
+PLANNED = "planned-"
+"""Begins the name under which a planned failover of a replication owns things in an account."""
+_TAKEN = re.compile(rf"{PLANNED}.*|(?:restore|failover)-[0-9a-f]{{16}}")
+
+
+def _free(name: str) -> str:
+    if _TAKEN.fullmatch(name):
+        raise ValueError(
+            "names like this one are those of failovers and restores in the account; choose another"
+        )
+    return name
+
+
 class MigrationPlan(PlanModel):
     """One machine, from where, to where, and on which terms."""
 
-    migration: MigrationId = Field(
+    migration: Annotated[MigrationId, AfterValidator(_free)] = Field(
         description="Name of this migration, unique on this host and in the target account: "
         "1 to 32 lower-case letters, digits and inner dashes"
     )
@@ -204,6 +218,11 @@ class MigrationPlan(PlanModel):
     @property
     def name(self) -> str:
         """Of the migration."""
+        return self.migration
+
+    @property
+    def tracking_name(self) -> str:
+        """Under which everything in QEMU is named; no replication has the same."""
         return self.migration
 
     @property

@@ -217,6 +217,15 @@ class ReplicationPlan(PlanModel):
         return self.replication
 
     @property
+    def tracking_name(self) -> str:
+        """Under which everything in QEMU is named; with its dot it is no migration's.
+
+        Raises:
+            UsageError: as of ``name``.
+        """
+        return f"replication.{self.name}"
+
+    @property
     def qemu(self) -> QemuSource:
         """The source.
 

@@ -56,11 +56,20 @@ class Replicator(Generic[P]):
 
     @classmethod
     def open(cls, ports: P, migration_id: str) -> Self:
-        """Go on with the stored record, or begin a new one for the VM as it is now."""
+        """Go on with the stored record, or begin a new one for the VM as it is now.
+
+        Raises:
+            UsageError: the record is that of another migration or replication.
+        """
         known = load_migration(ports.store)
         if known is None:
             vm = ports.context.retrier().call(ports.hypervisor.describe)
             known = Migration(migration_id, vm.uuid, vm.name)
+        if known.id != migration_id:
+            raise UsageError(
+                f"the state folder of {migration_id} belongs to {known.id}",
+                next_step="give each plan a state_dir of its own; nothing was changed",
+            )
         return cls(ports, Ledger(ports.store, known))
 
     @property
@@ -118,8 +127,9 @@ class Replicator(Generic[P]):
             raise LocalStateError(
                 f"the record of this migration is gone, but {len(tracked)} bitmaps on the source "
                 f"and {len(owned)} objects in the target still carry its name",
-                next_step="restore the state folder, or run abandon to remove them, or choose "
-                "another migration id",
+                next_step="restore the state folder; or choose another name, if another state "
+                "folder uses this one; or else run abandon, which removes them, with the tracking "
+                "of whoever uses them",
             )
 
     def _refuse_cutover(self) -> None:

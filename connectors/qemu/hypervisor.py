@@ -58,7 +58,7 @@ class QemuHypervisor:
 
     Args:
         qmp_path: Unix socket of a QMP monitor, free of other clients during a call.
-        migration_id: names everything that is made in QEMU.
+        migration_id: names everything that is made in QEMU; no two plans of one host share it.
         scratch_dir: where QEMU puts what the guest overwrites while a point is open;
             writable for QEMU and for us, for nobody else.
         runtime_dir: for sockets; made with mode 0700 if missing.
@@ -88,9 +88,9 @@ class QemuHypervisor:
         deadline_seconds: float = 30.0,
     ) -> None:
         self._qmp_path = qmp_path
-        self._names = Names(migration_id)
+        self._names = Names(migration_id, str(qmp_path.absolute()))
         self._scratch_dir = scratch_dir.absolute()
-        self._socket = socket_path(runtime_dir.absolute(), self._names.short)
+        self._socket = socket_path(runtime_dir.absolute(), self._names.socket)
         self._scratch_limit_bytes = scratch_limit_bytes
         self._agent_path = guest_agent_path
         self._persistent = persistent_bitmaps
@@ -206,7 +206,7 @@ class QemuHypervisor:
             self._power(qmp).restore()
             stop_server(qmp)
             forget_boot(qmp, load_block_state(qmp))
-        for path in self._scratch_dir.glob(self._names.scratch_pattern):
+        for path in self._scratch_dir.glob(self._names.scratch_pattern()):
             remove_file(path)
 
     # ------------------------------------------------------------------ power
@@ -442,7 +442,7 @@ def _refuse_filtered(disk: Disk) -> None:
     if disk.top != disk.source:
         raise SourceError(
             f"disk {disk.id}: another point is open on it ({disk.top})",
-            next_step="commit or abort that point, or end the other migration of this VM",
+            next_step="wait for the other run on this VM; if none is active, run its command again",
             disk=disk.id,
         )
 

@@ -1,8 +1,9 @@
 """Names of everything that Sealift makes inside QEMU; whatever is named otherwise is not ours.
 
-Bitmaps carry the migration's id in full, since people and other tools see them, and they
-may be stored in the image. Nodes, exports and records carry a hash: QEMU allows a node
-name 31 characters only.
+Bitmaps carry the name under which changes are tracked in full, since people and other tools
+see them, and they may be stored in the image. Nodes, exports and records carry a hash: QEMU
+allows a node name 31 characters only. Files and sockets lie in folders that several machines
+may share, so they also carry a mark of the one QEMU that makes them.
 """
 
 import re
@@ -56,16 +57,19 @@ def parse_node(name: str) -> NodeName | None:
 
 
 class Names:
-    """The names of one migration.
+    """The names of one migration or replication.
 
     Args:
-        migration_id: up to 64 letters, digits, dots, dashes and underscores.
+        migration_id: up to 64 letters, digits, dots, dashes and underscores; of a plan its
+            ``tracking_name``, which is unique over both kinds.
+        machine: what tells this QEMU from all others of the host, such as the path of its
+            monitor; part of the names of files and sockets.
 
     Raises:
         UsageError: the id does not fit in names.
     """
 
-    def __init__(self, migration_id: str) -> None:
+    def __init__(self, migration_id: str, machine: str = "") -> None:
         if not _MIGRATION_ID.fullmatch(migration_id):
             raise UsageError(
                 f"{migration_id!r} cannot be a migration id",
@@ -73,6 +77,7 @@ class Names:
             )
         self.migration_id = migration_id
         self.short = _short(migration_id, 8)
+        self._mark = _short(machine, 8)
         self._bitmap_prefix = f"sealift-{migration_id}-since-"
 
     def bitmap(self, since: int) -> str:
@@ -111,14 +116,19 @@ class Names:
         """The group in which our write limit counts, over all disks."""
         return f"sl-{self.short}-throttle"
 
+    @property
+    def socket(self) -> str:
+        """Name of the NBD server's socket; 24 characters."""
+        return f"sl-{self.short}-{self._mark}.nbd"
+
     def scratch_file(self, seq: int, disk_id: str) -> str:
         """Name of a file in the scratch directory."""
-        return f"{self.node(seq, disk_id, Part.FILE)}.scratch"
+        return f"{self.node(seq, disk_id, Part.FILE)}-{self._mark}.scratch"
 
-    @property
-    def scratch_pattern(self) -> str:
-        """Matches all our files in the scratch directory."""
-        return f"sl-{self.short}-*.scratch"
+    def scratch_pattern(self, seq: int | None = None) -> str:
+        """Matches our files in the scratch directory: of a point, or all."""
+        point = "*" if seq is None else f"{seq}-*"
+        return f"sl-{self.short}-{point}-{self._mark}.scratch"
 
 
 def short_disk(disk_id: str) -> str:

@@ -162,7 +162,7 @@ class Points:
                 if parsed.part is part:
                     self._remove_node(state, name, part)
         dismiss_jobs(self._qmp, f"sl-{self._names.short}-{seq}-")
-        for path in self._scratch_dir.glob(f"sl-{self._names.short}-{seq}-*.scratch"):
+        for path in self._scratch_dir.glob(self._names.scratch_pattern(seq)):
             remove_file(path)
 
     def open_seqs(self, state: BlockState) -> frozenset[int]:

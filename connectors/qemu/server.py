@@ -22,13 +22,13 @@ _ROUND_TRIPS = 50
 _LISTENING = "00010000"  # __SO_ACCEPTCON, as /proc/net/unix shows it
 
 
-def socket_path(runtime_dir: Path, short_name: str) -> Path:
-    """Where our server would listen.
+def socket_path(runtime_dir: Path, name: str) -> Path:
+    """Where our server would listen; the name is no other QEMU's, which would take it over.
 
     Raises:
         UsageError: longer than a Unix socket's path may be.
     """
-    path = runtime_dir / f"sl-{short_name}.nbd"
+    path = runtime_dir / name
     if len(os.fsencode(path)) > _MAX_SOCKET_PATH_BYTES:
         raise UsageError(
             f"{path} is too long for a socket: {_MAX_SOCKET_PATH_BYTES} bytes at most",

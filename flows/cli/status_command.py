@@ -9,7 +9,7 @@ from flows.cli.shown import show_rounds
 from flows.cli.summaries import Shown
 from flows.liveness import Liveness
 from flows.next_steps import beside_run, next_command
-from flows.places import state_directory, state_home
+from flows.places import REPLICATIONS, state_directory, state_home
 from flows.status import Status, migrations_in, read_status
 from flows.wording import durable_bytes
 from sealift.clock import SystemClock
@@ -32,7 +32,7 @@ def directories(plan: AnyPlan | None, name: str | None) -> list[Path]:
     if name is not None:
         if "/" in name or name.startswith("."):
             raise UsageError(f"{name} is not the name of a migration", next_step="sealift status")
-        return [_named(home, name)]
+        return _named(home, name)
     if plan is not None:
         return [state_directory(plan, os.environ)]
     found = migrations_in(home)
@@ -41,14 +41,14 @@ def directories(plan: AnyPlan | None, name: str | None) -> list[Path]:
     return found
 
 
-def _named(home: Path, name: str) -> Path:
-    """The migration of this name, else that of the machine of this name."""
+def _named(home: Path, name: str) -> list[Path]:
+    """The migration and the replication of this name, else that of the machine of this name."""
     known = migrations_in(home)
-    if (home / name).is_dir():
-        return home / name
+    if called := [path for path in (home / name, home / REPLICATIONS / name) if path.is_dir()]:
+        return called
     of_machine = [path for path in known if _machine_of(path) == name]
     if len(of_machine) == 1:
-        return of_machine[0]
+        return of_machine
     if of_machine:
         names = ", ".join(path.name for path in of_machine)
         raise UsageError(

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import sealift
 from sealift.disk import DiskReader, DiskWriter
 from sealift.endpoints import PointInfo, SnapshotRef, SnapshotState, SourceVm, VmDisk
-from sealift.errors import ChunksGoneError, PointLostError, TargetError
+from sealift.errors import ChunksGoneError, PointLostError, TargetError, UsageError
 from sealift.repository.canonical import Fields, Json, decode, encode
 from sealift.repository.commits import Head
 from sealift.repository.points import POINT_ID_BYTES, PointDisk, PointManifest
@@ -69,6 +69,28 @@ class RepositoryTarget:
         self._repository, self._plan, self._state = repository, plan, state
         self._lock = threading.Lock()
         self._token, self._pending = self._load()
+
+    def refuse_other_machine(self, vm: str) -> None:
+        """Refuse to begin under a name that another machine's points have already.
+
+        The newest point of a replication, and with it its age, would be now of one machine and
+        now of the other.
+
+        Args:
+            vm: UUID of the machine.
+
+        Raises:
+            UsageError: another host, or an earlier machine, has used the name.
+        """
+        points = self._repository.head.commit.points
+        others = {p.vm for p in points if p.plan == self._plan and p.vm != vm}
+        if others:
+            raise UsageError(
+                f"the repository has points of machine {min(others)} of a replication "
+                f"{self._plan}; this is machine {vm}",
+                next_step="choose another name for this replication; or, if that machine is no "
+                "more, drop its points",
+            )
 
     # ------------------------------------------------------------------ snapshots
 

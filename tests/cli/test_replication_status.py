@@ -3,7 +3,7 @@
 import shutil
 from typing import Any
 
-from flows.status import REPLICA_NAME
+from flows.places import REPLICA_NAME
 from sealift.repository.target import STATE_NAME
 from tests.cli.repository_world import must, prepare, write_plan
 
@@ -26,6 +26,19 @@ def test_a_replication_is_shown_beside_migrations_and_says_what_is_next(world: A
     (world.folder / "plan.yaml").unlink()
     _, lines = world.lines("status")
     assert [line["migration"] for line in lines if line["type"] == "status"] == ["web-01", "web-dr"]
+
+
+def test_a_migration_and_a_replication_of_one_name_are_both_shown(world: Any) -> None:
+    write_plan(world.folder)
+    prepare(world, "points show")
+    world.hypervisor.forget()
+    other = (world.folder / "plan.yaml").read_text().replace("web-01", "web-dr")
+    (world.folder / "plan.yaml").write_text(other)
+    must(world, "replicate", "--plan", "plan.yaml")
+    code, lines = world.lines("status", "--id", "web-dr")
+    assert code == 0
+    shown = [line["next"] for line in lines if line["type"] == "status"]
+    assert [step.split()[1].strip(",") for step in shown] == ["migrate", "replicate"]
 
 
 def test_abandon_ends_a_replication_and_keeps_its_points(world: Any) -> None:

@@ -57,6 +57,17 @@ def test_the_smallest_plan(tmp_path: Path) -> None:
     assert plan.state_directory(Path("/s")) == Path("/s/.replications/web-01")
 
 
+def test_no_migration_can_be_named_in_qemu_as_a_replication_is(tmp_path: Path) -> None:
+    assert load(tmp_path, GOOD).plan.tracking_name == "replication.web-01"
+    aws = {"subnet": "subnet-1", "security_groups": ["sg-1"]}
+    given = {"source": {"qemu": {"qmp": "/run/web.qmp"}}, "target": {"aws": aws}}
+    assert MigrationPlan.model_validate({"migration": "web-01", **given}).tracking_name == "web-01"
+    for name in ("replication.web-01", "planned-web-01", "failover-0123456789abcdef"):
+        with pytest.raises(ValueError, match="migration"):
+            MigrationPlan.model_validate({"migration": name, **given})
+    MigrationPlan.model_validate({"migration": "failover-web", **given})
+
+
 def test_a_repository_alone_is_a_plan_and_says_what_it_has_not(tmp_path: Path) -> None:
     plan = load(tmp_path, GOOD[GOOD.index("repository") :]).plan
     with pytest.raises(UsageError, match="no source"):

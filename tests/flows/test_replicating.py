@@ -132,7 +132,7 @@ def test_failovers_are_flows_that_somebody_has_to_confirm(
     (machine,) = world.cloud.instances.values()
     assert machine.disks["vda"].startswith(b"the last write")
     assert not world.hypervisor.running
-    assert "downtime" in artifacts("sealift-web-dr-evidence")[-1].data
+    assert "downtime" in artifacts("sealift-web-dr-replication-evidence")[-1].data
 
 
 @pytest.mark.prefect

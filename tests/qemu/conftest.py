@@ -249,16 +249,17 @@ def make_vm(directory: Path) -> Iterator[MakeVm]:
         running: bool = False,
         machine: str = "q35",
         extra: Sequence[str] = (),
+        folder: Path = directory,
     ) -> Vm:
         arguments = qemu_arguments(
-            directory,
+            folder,
             disks=disks,
             size=size,
             image_format=image_format,
             running=running,
             machine=machine,
         )
-        vm = Vm(directory, [*arguments, *extra], [size] * disks)
+        vm = Vm(folder, [*arguments, *extra], [size] * disks)
         vm.start()
         started.append(vm)
         return vm

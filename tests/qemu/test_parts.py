@@ -71,7 +71,7 @@ def test_shares_never_exceed_the_limit(sizes: list[int], limit: int) -> None:
 
 def test_a_socket_path_that_is_too_long() -> None:
     with pytest.raises(UsageError, match="too long"):
-        socket_path(Path("/" + "x" * 100), "12345678")
+        socket_path(Path("/" + "x" * 100), Names("m1").socket)
 
 
 @pytest.mark.fault(54, 55)

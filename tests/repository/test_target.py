@@ -7,7 +7,7 @@ import pytest
 
 from sealift.cancel import CancelToken
 from sealift.endpoints import Consistency, PointInfo, SnapshotRef, SnapshotState, VmDisk
-from sealift.errors import ChunksGoneError, TargetError
+from sealift.errors import ChunksGoneError, TargetError, UsageError
 from sealift.pipeline import InlineExecutor
 from sealift.ports import ReplicaPorts
 from sealift.replicator import Replicator
@@ -147,3 +147,13 @@ def test_a_point_on_packs_that_are_gone_is_refused_and_the_next_round_sends_them
     source.replicate()
     held = {n: bytes(d) for n, d in source.hypervisor.disks.items()}
     assert list(points(source.world.open()).values()) == [held]
+
+
+def test_a_name_that_another_machine_s_points_have_is_refused(source: Source) -> None:
+    repository = source.replicate()
+    vm = source.hypervisor.describe().uuid
+    target = RepositoryTarget(repository, "plan", MemoryStateStore())
+    target.refuse_other_machine(vm)
+    with pytest.raises(UsageError, match=f"points of machine {vm} of a replication plan"):
+        target.refuse_other_machine("another")
+    RepositoryTarget(repository, "plan-2", MemoryStateStore()).refuse_other_machine("another")

@@ -182,7 +182,7 @@ class Seed:
         size = self.disk.stat().st_size
         ref = target.begin_snapshot(1, VmDisk("disk0", size, "virtio"), None)
         writer, reader = target.writer(ref, None), RawFileReader(self.disk)
-        key = JournalKey(reader.identity, writer.identity, ref.size, BLOCK)
+        key = JournalKey.of(reader, writer)
         journal = SyncJournal(FileStateStore(self.folder / f"state{number}"), "journal", key, CLOCK)
         sync(reader, writer, SyncContext(CLOCK), journal=journal)
         journal.close()

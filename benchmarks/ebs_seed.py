@@ -112,7 +112,7 @@ class Seed:
         target = AwsTarget(plan, name, CLOCK, clients=self.clients)
         ref = target.begin_snapshot(1, VmDisk("disk0", self._size, "virtio"), None)
         writer, reader = target.writer(ref, None), RawFileReader(self.disk)
-        key = JournalKey(reader.identity, writer.identity, ref.size, BLOCK)
+        key = JournalKey.of(reader, writer)
         journal = SyncJournal(FileStateStore(self.folder / f"state{number}"), "journal", key, CLOCK)
         sync(reader, writer, SyncContext(CLOCK), journal=journal)
         journal.close()

@@ -164,7 +164,7 @@ class Ours:
         writer = RepositoryWriter(
             self.repository, identity=f"p{seq}", size=reader.size, base=base, finished=done.append
         )
-        key = JournalKey(reader.identity, writer.identity, reader.size, writer.caps.block_size)
+        key = JournalKey.of(reader, writer)
         with closing(SyncJournal(self._state, f"journal-{seq}", key, CLOCK)) as journal:
             sync(reader, writer, SyncContext(CLOCK), journal=journal)
         return done[0]

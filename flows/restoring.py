@@ -100,7 +100,7 @@ def restore_to_snapshot(
     with ExitStack() as ends:
         reader = ends.enter_context(closing(point.reader(disk)))
         writer = ends.enter_context(closing(retry.call(lambda: cloud.writer(ref, None))))
-        key = JournalKey(reader.identity, writer.identity, writer.caps.size, writer.caps.block_size)
+        key = JournalKey.of(reader, writer)
         name = f"journal-{disk.disk.id}-{_SEQ}"
         journal = ends.enter_context(closing(SyncJournal(state, name, key, context.clock)))
         report = sync(reader, writer, context, journal=journal, label=_label(point, disk))

@@ -10,7 +10,6 @@ import random
 from collections import deque
 from collections.abc import Iterator
 
-from sealift.digest import Digest, block_digest
 from sealift.disk import DiskReader, KnownBlocks
 from sealift.errors import TrackingWrongError
 from sealift.extents import Extent, Kind
@@ -36,7 +35,6 @@ class AuditingReader:
         blocks: how many to compare; None = every one.
         disk_id: for the error.
         rng: draws the sample; seeded in simulations.
-        digest: what ``base`` was made with.
 
     Attributes:
         compared: how many blocks were read and found equal.
@@ -50,10 +48,8 @@ class AuditingReader:
         blocks: int | None,
         disk_id: str,
         rng: random.Random,
-        digest: Digest = block_digest,
     ) -> None:
         self._reader, self._base = reader, base
-        self._digest = digest
         self._disk_id = disk_id
         self.size, self.identity = reader.size, reader.identity
         self.incremental = reader.incremental
@@ -126,7 +122,7 @@ class AuditingReader:
         buffer = bytearray(block)  # beyond the disk's end the target holds zeroes
         with memoryview(buffer) as whole, whole[: min(block, self.size - start)] as part:
             self._reader.read_into(start, part)
-        if self._digest(bytes(buffer)) != known:
+        if self._base.digest.of(bytes(buffer)) != known:
             raise TrackingWrongError(
                 f"disk {self._disk_id}: block {index} (at byte {start}) has changed, but the "
                 "hypervisor does not say so",

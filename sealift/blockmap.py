@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from typing import IO
 
-from sealift.digest import DIGEST_BYTES, zero_digest
+from sealift.digest import BLAKE3, DIGEST_BYTES, SHA256, Digest, zero_digest
 from sealift.errors import LocalStateError, OutOfSpaceError
 
 _PAGE_BLOCKS = 4096
@@ -22,10 +22,11 @@ _PAGE_BYTES = _PAGE_BLOCKS * DIGEST_BYTES
 PAGES_IN_MEMORY = 1024
 """128 MiB of digests: 2 TiB of blocks of 512 KiB, 256 GiB of chunks of 64 KiB."""
 _EMPTY = bytes(128 * DIGEST_BYTES)
-_MAGIC = b"SLBM\x01\n"
+_MAGIC = {b"SLBM\x01\n": SHA256, b"SLBM\x02\n": BLAKE3}
+"""By what a file begins with, the algorithm of its digests."""
 _HEADER = struct.Struct("<6sQIB32s")  # magic, blocks, block size, absent is zero, SHA-256 of rest
 _PAGE_HEADER = struct.Struct("<Q")
-_ABSENT = bytes(DIGEST_BYTES)  # no SHA-256 input is known to give it
+_ABSENT = bytes(DIGEST_BYTES)  # no input is known to give it
 _DIGEST = struct.Struct(f"{DIGEST_BYTES}s")
 
 
@@ -37,15 +38,24 @@ class BlockMap:
         block_size: bytes of each.
         absent_is_zero: blocks that were never set are known to read as zeroes (a fresh
             disk); otherwise nothing is known of them.
+        digest: what the digests are made with.
 
     Memory: 32 bytes for each known block in pages of 4096 blocks, so 64 MiB for a full
     TiB of 512 KiB blocks, and nothing for ranges that were never written; never more than
     ``PAGES_IN_MEMORY`` pages: the rest waits in a temporary file without a name.
     """
 
-    def __init__(self, blocks: int, block_size: int, *, absent_is_zero: bool = False) -> None:
+    def __init__(
+        self,
+        blocks: int,
+        block_size: int,
+        *,
+        absent_is_zero: bool = False,
+        digest: Digest = SHA256,
+    ) -> None:
         self.blocks = blocks
         self.block_size = block_size
+        self.digest = digest
         self.absent_is_zero = absent_is_zero
         self._pages = _Pages()
         self.known = 0
@@ -53,7 +63,7 @@ class BlockMap:
     def __getitem__(self, index: int) -> bytes | None:
         found = self._stored(index)
         if found is None and self.absent_is_zero:
-            return zero_digest(self.block_size)
+            return zero_digest(self.digest, self.block_size)
         return found
 
     def _stored(self, index: int) -> bytes | None:
@@ -94,8 +104,15 @@ class BlockMap:
                         yield slot, digest
 
     def overlay(self, newer: "BlockMap") -> "BlockMap":
-        """A map with everything of this one, and ``newer`` on top."""
-        result = BlockMap(newer.blocks, newer.block_size, absent_is_zero=self.absent_is_zero)
+        """A map with everything of this one, and ``newer`` on top; of one algorithm."""
+        if newer.digest.name != self.digest.name:
+            raise ValueError(f"{newer.digest.name} digests on top of {self.digest.name} ones")
+        result = BlockMap(
+            newer.blocks,
+            newer.block_size,
+            absent_is_zero=self.absent_is_zero,
+            digest=self.digest,
+        )
         for number, page in self._pages.items():
             result._pages.put(number, _new_page(page[:]))
         result.known = self.known
@@ -109,10 +126,17 @@ class BlockMap:
         return result
 
     def to_bytes(self) -> bytes:
-        """Self-checking serial form."""
+        """Self-checking serial form.
+
+        Raises:
+            ValueError: the digests are of a target's own algorithm.
+        """
+        magic = next((m for m, one in _MAGIC.items() if one.name == self.digest.name), None)
+        if magic is None:
+            raise ValueError(f"{self.digest.name} digests are the target's to keep")
         body = b"".join(_PAGE_HEADER.pack(number) + page[:] for number, page in self._pages.items())
-        check = _check(self.blocks, self.block_size, self.absent_is_zero, body)
-        return _HEADER.pack(_MAGIC, self.blocks, self.block_size, self.absent_is_zero, check) + body
+        facts = (magic, self.blocks, self.block_size, self.absent_is_zero)
+        return _HEADER.pack(*facts, _check(*facts, body)) + body
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "BlockMap":
@@ -125,9 +149,10 @@ class BlockMap:
             raise LocalStateError("block map is cut short")
         magic, blocks, block_size, absent_is_zero, check = _HEADER.unpack_from(data)
         body = memoryview(data)[_HEADER.size :]
-        if magic != _MAGIC or _check(blocks, block_size, absent_is_zero, body) != check:
+        digest = _MAGIC.get(magic)
+        if digest is None or _check(magic, blocks, block_size, absent_is_zero, body) != check:
             raise LocalStateError("block map is damaged or of an unknown version")
-        result = cls(blocks, block_size, absent_is_zero=bool(absent_is_zero))
+        result = cls(blocks, block_size, absent_is_zero=bool(absent_is_zero), digest=digest)
         step = _PAGE_HEADER.size + _PAGE_BLOCKS * DIGEST_BYTES
         if len(body) % step:
             raise LocalStateError("block map is cut short")
@@ -226,7 +251,9 @@ def _known(page: mmap.mmap) -> Iterator[tuple[int, bytes]]:
             yield slot, digest
 
 
-def _check(blocks: int, block_size: int, absent_is_zero: int, body: bytes | memoryview) -> bytes:
-    digest = hashlib.sha256(_HEADER.pack(_MAGIC, blocks, block_size, absent_is_zero, b""))
+def _check(
+    magic: bytes, blocks: int, block_size: int, absent_is_zero: int, body: bytes | memoryview
+) -> bytes:
+    digest = hashlib.sha256(_HEADER.pack(magic, blocks, block_size, absent_is_zero, b""))
     digest.update(body)
     return digest.digest()

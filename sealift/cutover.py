@@ -6,7 +6,6 @@ from functools import partial
 from sealift.blockmap import BlockMap
 from sealift.clock import Clock
 from sealift.console import keep_console
-from sealift.digest import block_digest
 from sealift.endpoints import Fenced, SnapshotRef, SourceVm
 from sealift.errors import (
     CredentialsError,
@@ -115,7 +114,7 @@ class CutoverSteps:
                 self._retry.call(
                     partial(reader.read_into, index * blocks.block_size, memoryview(buffer))
                 )
-                if block_digest(bytes(buffer)) != blocks[index]:
+                if blocks.digest.of(bytes(buffer)) != blocks[index]:
                     self._doubt(base)
                     raise _unequal(base, index)
             return len(indexes) * blocks.block_size

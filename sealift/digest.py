@@ -2,23 +2,51 @@
 
 import hashlib
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import lru_cache
+
+from blake3 import blake3
 
 DIGEST_BYTES = 32
 
-Digest = Callable[[memoryview | bytes], bytes]
-"""Digest of one block: ``DIGEST_BYTES`` bytes, never all zero, equal for equal bytes only."""
+
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """An algorithm that tells blocks apart.
+
+    Digests of one algorithm say nothing about those of another: whatever keeps digests keeps
+    this with them, and nothing compares across.
+
+    Attributes:
+        name: of the algorithm.
+        of: digest of one block: ``DIGEST_BYTES`` bytes, never all zero, equal for equal bytes
+            only.
+    """
+
+    name: str
+    of: Callable[[memoryview | bytes], bytes]
 
 
 def block_digest(block: memoryview | bytes) -> bytes:
-    """SHA-256 of one block; what the EBS direct API demands per block."""
+    """SHA-256 of one block."""
     return hashlib.sha256(block).digest()
 
 
+def _blake3(block: memoryview | bytes) -> bytes:
+    return blake3(block).digest()
+
+
+SHA256 = Digest("sha256", block_digest)
+"""What the EBS direct API demands per block."""
+BLAKE3 = Digest("blake3", _blake3)
+"""For targets that demand none: a quarter of the time of SHA-256 with the processor's own
+instructions for it (7.0 and 1.9 GB/s measured, blocks of 64 KiB)."""
+
+
 @lru_cache(maxsize=8)
-def zero_digest(size: int) -> bytes:
-    """SHA-256 of ``size`` zero bytes."""
-    return hashlib.sha256(bytes(size)).digest()
+def zero_digest(digest: Digest, size: int) -> bytes:
+    """The digest of ``size`` zero bytes."""
+    return digest.of(bytes(size))
 
 
 @lru_cache(maxsize=8)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
-from sealift.digest import Digest, block_digest
+from sealift.digest import SHA256, Digest
 from sealift.extents import Extent
 
 
@@ -30,6 +30,10 @@ class KnownBlocks(Protocol):
     @property
     def block_size(self) -> int:
         """Bytes of a block."""
+
+    @property
+    def digest(self) -> Digest:
+        """What the digests were made with; no other's may be compared with them."""
 
     def __getitem__(self, index: int) -> bytes | None:
         """Digest of the block, short ones padded with zeroes; None when it is not known."""
@@ -68,7 +72,7 @@ class WriterCaps:
     durable_writes: bool = False
     wants_digests: bool = False
     concurrency: int = 4
-    digest: Digest = field(default=block_digest, compare=False)
+    digest: Digest = field(default=SHA256, compare=False)
     keeps_digests: bool = False
     base: KnownBlocks | None = field(default=None, compare=False, repr=False)
 

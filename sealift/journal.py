@@ -8,11 +8,12 @@ import json
 import struct
 import threading
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from sealift.blockmap import BlockMap
 from sealift.clock import Clock
-from sealift.digest import DIGEST_BYTES
+from sealift.digest import DIGEST_BYTES, SHA256, Digest
+from sealift.disk import DiskReader, DiskWriter
 from sealift.store import StateStore
 
 _BLOCK = struct.Struct(f"<Q{DIGEST_BYTES}s")
@@ -27,12 +28,39 @@ the log was under way; the rest is in the kernel."""
 
 @dataclass(frozen=True, slots=True)
 class JournalKey:
-    """What a journal is valid for."""
+    """What a journal is valid for.
+
+    Attributes:
+        reader: identity of the instant.
+        writer: identity of the thing under construction.
+        size: bytes of the target.
+        block_size: bytes of a block.
+        digest: what its digests are made with.
+    """
 
     reader: str
     writer: str
     size: int
     block_size: int
+    digest: Digest = SHA256
+
+    @classmethod
+    def of(cls, reader: DiskReader, writer: DiskWriter) -> "JournalKey":
+        """The key of a sync of these two."""
+        caps = writer.caps
+        return cls(reader.identity, writer.identity, caps.size, caps.block_size, caps.digest)
+
+    def line(self) -> bytes:
+        """The first record of a journal; one that names no digest has SHA-256, as all once had."""
+        facts: dict[str, str | int] = {
+            "reader": self.reader,
+            "writer": self.writer,
+            "size": self.size,
+            "block_size": self.block_size,
+        }
+        if self.digest.name != SHA256.name:
+            facts["digest"] = self.digest.name
+        return json.dumps(facts, sort_keys=True).encode()
 
 
 class SyncJournal:
@@ -53,22 +81,23 @@ class SyncJournal:
         self._synced_at = clock.monotonic()
         self._pending: list[tuple[bytes, bytes]] = []
         self._writing = False
-        self.blocks = BlockMap(-(-key.size // key.block_size), key.block_size)
+        blocks = -(-key.size // key.block_size)
+        self.blocks = BlockMap(blocks, key.block_size, digest=key.digest)
         self._settled = bytearray(-(-self.blocks.blocks // 8))
         self._log = store.log(name)
         if not self._load(key):
             self._log.close()
             store.delete(name)
             self._log = store.log(name)
-            self.blocks = BlockMap(self.blocks.blocks, key.block_size)
+            self.blocks = BlockMap(blocks, key.block_size, digest=key.digest)
             self._settled = bytearray(len(self._settled))
-            self._log.append(json.dumps(asdict(key), sort_keys=True).encode())
+            self._log.append(key.line())
         self.resumed_blocks = len(self.blocks)
 
     def _load(self, key: JournalKey) -> bool:
         records = self._log.records()
         first = next(records, None)
-        if first is None or first != json.dumps(asdict(key), sort_keys=True).encode():
+        if first is None or first != key.line():
             return False
         try:
             for record in records:

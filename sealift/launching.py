@@ -241,8 +241,7 @@ class LaunchingTarget:
             found = self._points.changes(kept, since) if since else self._points.reader(kept)
             reader = ends.enter_context(closing(found))
             writer = ends.enter_context(closing(self._cloud.writer(ref, parent)))
-            caps = writer.caps
-            key = JournalKey(reader.identity, writer.identity, caps.size, caps.block_size)
+            key = JournalKey.of(reader, writer)
             name = f"{_JOURNAL}{disk.id}-{seq}"
             journal = SyncJournal(self._store, name, key, self._context.clock)
             ends.callback(journal.close)

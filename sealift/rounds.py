@@ -208,9 +208,7 @@ class Rounds:
             ends.callback(writer.close)
             base = self._base_map(lineage, writer.caps)
             known = writer.caps.base if writer.caps.keeps_digests else base
-            key = JournalKey(
-                reader.identity, writer.identity, writer.caps.size, writer.caps.block_size
-            )
+            key = JournalKey.of(reader, writer)
             name = journal_name(disk_id, r.seq)
             journal = SyncJournal(ports.store, name, key, ports.context.clock)
             ends.callback(journal.close)
@@ -241,16 +239,16 @@ class Rounds:
         blocks = self._ports.policy.audited(final=r.final)
         if not reader.incremental or base is None or blocks == 0:
             return reader
-        return AuditingReader(
-            reader, base, blocks=blocks, disk_id=disk_id, rng=self._ports.rng, digest=caps.digest
-        )
+        return AuditingReader(reader, base, blocks=blocks, disk_id=disk_id, rng=self._ports.rng)
 
     def _base_map(self, lineage: Lineage, caps: WriterCaps) -> BlockMap | None:
         base = self._ledger.now.base(lineage.disk_id)
         if lineage.parent is None or base is None or caps.keeps_digests:
             return None
         known = self._ledger.block_map(lineage.disk_id, base.seq)
-        return known if known is not None and known.block_size == caps.block_size else None
+        if known is None or known.block_size != caps.block_size:
+            return None
+        return known if known.digest.name == caps.digest.name else None
 
     def _say_resumed(self, disk_id: str, journal: SyncJournal, caps: WriterCaps) -> None:
         if not journal.resumed_blocks:
@@ -332,8 +330,11 @@ def _merged(
     if base is not None and lineage.mode is not Mode.FULL:
         return base.overlay(report.blocks)
     fresh = caps.unwritten is Unwritten.ZERO
-    empty = BlockMap(report.blocks.blocks, report.blocks.block_size, absent_is_zero=fresh)
-    return empty.overlay(report.blocks)
+    written = report.blocks
+    empty = BlockMap(
+        written.blocks, written.block_size, absent_is_zero=fresh, digest=written.digest
+    )
+    return empty.overlay(written)
 
 
 def _figures(report: SyncReport) -> DiskFigures:

@@ -131,8 +131,15 @@ class _Sync:
         self._written = (
             journal.blocks
             if journal
-            else BlockMap(-(-self._caps.size // self._caps.block_size), self._caps.block_size)
+            else BlockMap(
+                -(-self._caps.size // self._caps.block_size),
+                self._caps.block_size,
+                digest=self._caps.digest,
+            )
         )
+        for found in (self._base, self._written):
+            if found is not None and found.digest.name != self._caps.digest.name:
+                raise ValueError(f"{found.digest.name} digests for {self._caps.digest.name} ones")
 
     def run(self) -> SyncReport:
         started = self._context.clock.monotonic()
@@ -256,13 +263,13 @@ class _Sync:
         parts = [data[at : at + block] for at in range(0, len(data), block)]
         if op.action is Action.ZERO:
             return [self._zero_digest(len(part)) for part in parts]
-        digest = self._caps.digest
+        digest = self._caps.digest.of
         return [self._zero_digest(len(p)) if is_zero(p) else digest(p) for p in parts]
 
     def _zero_digest(self, size: int) -> bytes:
         found = self._zeroes.get(size)
         if found is None:
-            found = self._zeroes[size] = self._caps.digest(bytes(size))
+            found = self._zeroes[size] = self._caps.digest.of(bytes(size))
         return found
 
     def _finished(self, offset: int, length: int, digests: list[bytes] | None) -> None:

@@ -6,7 +6,6 @@ without, measured beside Azurite); libcurl also sends without the interpreter's 
 Tokens are the SDK's.
 """
 
-import hashlib
 import re
 import threading
 from base64 import b64encode
@@ -15,6 +14,7 @@ from email.utils import format_datetime
 from typing import TYPE_CHECKING
 
 import pycurl
+from anycrc import Model
 
 from connectors.azure.actions import WRITE
 from connectors.azure.errors import azure_call, field_of, refusal_of
@@ -35,7 +35,19 @@ SCOPE = "https://storage.azure.com/.default"
 
 _EARLIER_SECONDS = 300.0
 """Before its end a token is renewed; what the SDK's own policy keeps to."""
+_CRC64 = Model("CRC64-NVME")
+"""The service's polynomial, 0x9A6C9329AC4BC9B5 with its bits reversed (``Crc64`` of Microsoft's
+storage libraries), is that of NVMe."""
+_CRC64_HEADER = "x-ms-content-crc64"
 _MESSAGE = re.compile(r"<Message>([^<]*)")
+
+
+def crc64_of(data: bytes | memoryview) -> str:
+    """As ``x-ms-content-crc64`` has it ("Put Page"): against damage, not against an adversary.
+
+    At 27 GB/s, where MD5 takes longer than everything else that is done with a page (0.8 GB/s).
+    """
+    return b64encode(_CRC64.calc(data).to_bytes(8, "little")).decode()
 
 
 class PageSender:
@@ -63,7 +75,7 @@ class PageSender:
         self._token: AccessToken | None = None
 
     def put(self, url: str, offset: int, data: bytes, lease: str) -> None:
-        """Put pages at ``offset``; the service checks them against their MD5.
+        """Put pages at ``offset``; the service checks them against their CRC64.
 
         Args:
             url: of the blob.
@@ -87,11 +99,11 @@ class PageSender:
         self._check(self._sender.send("PUT", f"{url}&comp=page", headers, b""))
 
     def _update(self, url: str, offset: int, data: bytes, own: Sequence[tuple[str, str]]) -> None:
-        digest = b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
-        headers = [*own, *self._headers("update", offset, len(data)), ("Content-MD5", digest)]
+        said = crc64_of(data)
+        headers = [*own, *self._headers("update", offset, len(data)), (_CRC64_HEADER, said)]
         answer = self._sender.send("PUT", url, headers, data)
         self._check(answer)
-        if answer.headers.get("content-md5", digest) != digest:
+        if answer.headers.get(_CRC64_HEADER, said) != said:
             raise TransientError(f"{WRITE}: another body arrived than was sent")
 
     def _headers(self, what: str, offset: int, length: int) -> list[tuple[str, str]]:

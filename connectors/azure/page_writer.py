@@ -6,7 +6,7 @@ from connectors.azure.actions import WRITE
 from connectors.azure.errors import azure_call, field_of
 from connectors.azure.leases import is_not_held, lease_lost
 from connectors.azure.staging import Staging
-from sealift.digest import is_zero
+from sealift.digest import BLAKE3, is_zero
 from sealift.disk import Unwritten, WriterCaps
 from sealift.endpoints import SnapshotRef
 from sealift.errors import TargetError, TransientError
@@ -22,7 +22,7 @@ class PageBlobWriter:
     """A point of one disk under construction.
 
     Put pages are durable when the call returns (the service has them three times), each is
-    checked by the service against its MD5, and each is refused when the lease of this point
+    checked by the service against its CRC64, and each is refused when the lease of this point
     is not ours any more. Readers see blob snapshots only, and there is none of this point
     before ``commit`` (I6). Memory: beside the callers' buffers a copy of one write during each
     call. Safe in any number of threads.
@@ -56,6 +56,7 @@ class PageBlobWriter:
             native_zero=True,
             durable_writes=True,
             concurrency=concurrency,
+            digest=BLAKE3,
         )
 
     @property

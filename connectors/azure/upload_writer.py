@@ -10,7 +10,7 @@ from connectors.azure.page_writer import BLOCK_BYTES, MAX_PUT_BYTES
 from connectors.azure.uploads import GRANT_SECONDS, Uploads
 from converters.vhd import fixed_footer
 from sealift.clock import Clock
-from sealift.digest import is_zero
+from sealift.digest import BLAKE3, is_zero
 from sealift.disk import Unwritten, WriterCaps
 from sealift.endpoints import SnapshotRef, SnapshotState
 from sealift.errors import CredentialsError, TargetDeniedError, TransientError
@@ -61,7 +61,7 @@ class UploadWriter:
     """A managed disk in upload.
 
     Put pages are durable when the call returns, each is checked by the service against its
-    MD5. An address that is refused in mid-stream, because it expired or somebody took it
+    CRC64. An address that is refused in mid-stream, because it expired or somebody took it
     back, is renewed and the write repeated by the engine. Any process may go on. Memory: as
     ``PageBlobWriter``. Safe in any number of threads.
 
@@ -94,6 +94,7 @@ class UploadWriter:
             native_zero=True,
             durable_writes=True,
             concurrency=concurrency,
+            digest=BLAKE3,
         )
 
     @property

@@ -1,7 +1,8 @@
 """What the blob service does and Azurite does not; Azurite's own answers stand otherwise.
 
 - "Put Page": a page update of more than 4 MiB is refused with 413.
-- "Put Page": a body that is not what Content-MD5 says is refused with 400 Md5Mismatch.
+- "Put Page": a body that is not what Content-MD5 or x-ms-content-crc64 says is refused with 400
+  Md5Mismatch or Crc64Mismatch.
 - "Get Page Ranges": with ``prevsnapshot`` the answer tells what changed since, cleared ranges
   too. What counts here is whether bytes differ, so that a range that was written with what it
   held before is not named; the service may name it.
@@ -17,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
+import anycrc
 from azure.storage.blob import BlobClient
 
 from sandbox.azure.blob_calls import CHANGES, BlobRequest, in_range
@@ -111,6 +113,10 @@ def refused(
     if request.operation == "PutPage" and said is not None and said != _md5(body):
         message = "The MD5 value specified in the request did not match what the server calculated."
         return 400, "Md5Mismatch", message
+    crc64 = request.headers.get("x-ms-content-crc64")
+    if request.operation == "PutPage" and crc64 is not None and crc64 != _crc64(body):
+        message = "The CRC64 value specified in the request did not match with the CRC64 value"
+        return 400, "Crc64Mismatch", f"{message} calculated by the server."
     changes = request.operation in CHANGES and not request.snapshot
     if changes and copies.status(request.container, request.blob) == "pending":
         return 409, "PendingCopyOperation", "There is currently a pending copy operation."
@@ -120,6 +126,11 @@ def refused(
 def _md5(body: bytes) -> str:
     digest = hashlib.md5(body, usedforsecurity=False).digest()
     return base64.b64encode(digest).decode()
+
+
+def _crc64(body: bytes) -> str:
+    value = anycrc.Model("CRC64-NVME").calc(body)
+    return base64.b64encode(value.to_bytes(8, "little")).decode()
 
 
 def diff_reply(request: BlobRequest, now: BlobClient, before: BlobClient, reply: Reply) -> Reply:

@@ -1,7 +1,6 @@
 """The ids in a tree by chunk index, leaf by leaf."""
 
-from collections.abc import Callable
-
+from sealift.digest import Digest
 from sealift.repository.tree import FANOUT, ID_BYTES, ZERO_ID, Load, Tree, runs
 
 _LEAVES_KEPT = 256
@@ -47,10 +46,11 @@ class TreeBlocks:
         digest: of a block; what a block of zeroes has is not in the tree.
     """
 
-    def __init__(self, tree: Tree, load: Load, digest: Callable[[bytes], bytes]) -> None:
+    def __init__(self, tree: Tree, load: Load, digest: Digest) -> None:
         self.block_size = tree.chunk_size
+        self.digest = digest
         self._ids = TreeIds(tree, load)
-        self._zero = digest(bytes(tree.chunk_size))
+        self._zero = digest.of(bytes(tree.chunk_size))
 
     def __getitem__(self, index: int) -> bytes | None:
         """See ``KnownBlocks``; every block is known."""

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 
-from sealift.digest import is_zero
+from sealift.digest import Digest, is_zero
 from sealift.disk import Unwritten, WriterCaps
 from sealift.errors import ChunksGoneError, IntegrityError, TargetError
 from sealift.repository.blocks import TreeBlocks
@@ -58,9 +58,9 @@ class RepositoryWriter:
         self._base, self._finished, self._abandoned = base, finished, abandoned
         self._done, self._gone = done, gone
         self._aborted = False
-        self._digest = repository.sealer.content_id
-        self._zero = self._digest(bytes(chunk))
-        known = TreeBlocks(base, repository.load_node, self._digest) if base else None
+        digest = Digest("content-id", repository.sealer.content_id)
+        self._zero = digest.of(bytes(chunk))
+        known = TreeBlocks(base, repository.load_node, digest) if base else None
         self._caps = WriterCaps(
             size=size,
             block_size=chunk,
@@ -70,7 +70,7 @@ class RepositoryWriter:
             whole_blocks=True,
             wants_digests=True,
             concurrency=max(1, min(WORKERS, repository.store.caps.concurrency)),
-            digest=self._digest,
+            digest=digest,
             keeps_digests=True,
             base=known,
         )

@@ -211,13 +211,13 @@ class Session:
 
     def zero_digest(self) -> bytes:
         """Digest of a block of zeroes."""
-        return self.caps.digest(bytes(self.caps.block_size))
+        return self.caps.digest.of(bytes(self.caps.block_size))
 
     def _digests(self, offset: int, data: bytes) -> Sequence[bytes]:
         if not self.caps.wants_digests:
             return []
         block = self.caps.block_size
-        digests = [self.caps.digest(data[at : at + block]) for at in range(0, len(data), block)]
+        digests = [self.caps.digest.of(data[at : at + block]) for at in range(0, len(data), block)]
         self.blocks.update(enumerate(digests, offset // block))
         return digests
 

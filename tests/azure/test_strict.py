@@ -63,7 +63,7 @@ def test_a_page_that_arrives_damaged_is_refused_and_put_again(
     target = subscription.target("strict")
     ref = target.begin_snapshot(1, ROOT, None)
     writer = target.writer(ref, None)
-    with pytest.raises(TransientError, match="Md5Mismatch"):
+    with pytest.raises(TransientError, match="Crc64Mismatch"):
         put(writer, FIRST)
     clients.pages._sender.damages = False  # type: ignore[attr-defined]
     put(writer, FIRST)

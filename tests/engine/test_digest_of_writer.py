@@ -9,6 +9,7 @@ import pytest
 
 from sealift.audit import AuditingReader
 from sealift.blockmap import BlockMap
+from sealift.digest import BLAKE3, SHA256, Digest
 from sealift.disk import Unwritten, WriterCaps
 from sealift.errors import TrackingWrongError
 from sealift.extents import Extent, Kind
@@ -29,7 +30,7 @@ class KeyedWriter(MemoryWriter):
     base: BlockMap | None = None
     handed: dict[int, bytes]
 
-    def digest(self, data: memoryview | bytes) -> bytes:
+    def hash(self, data: memoryview | bytes) -> bytes:
         self.hashed[len(data)] += 1
         return hashlib.blake2s(data, key=b"owner").digest()
 
@@ -37,7 +38,7 @@ class KeyedWriter(MemoryWriter):
     def caps(self) -> WriterCaps:
         plain = replace(super().caps, wants_digests=False)
         self.handed_caps = plain
-        return replace(plain, digest=self.digest, base=self.base, keeps_digests=True)
+        return replace(plain, digest=Digest("owner", self.hash), base=self.base, keeps_digests=True)
 
 
 def context() -> SyncContext:
@@ -51,7 +52,7 @@ def keyed(size: int, **options: object) -> KeyedWriter:
 
 
 def journal_of(reader: MemoryReader, writer: KeyedWriter) -> SyncJournal:
-    key = JournalKey(reader.identity, writer.identity, writer.caps.size, BLOCK)
+    key = JournalKey.of(reader, writer)
     return SyncJournal(MemoryStateStore(), "journal", key, VirtualClock())
 
 
@@ -70,7 +71,7 @@ def test_what_the_writer_knows_of_its_base_is_not_sent() -> None:
     new = old[: 3 * BLOCK] + b"changed!" * (BLOCK // 8) + old[4 * BLOCK :]
     reader = MemoryReader(new)
     writer = keyed(len(new), unwritten=Unwritten.BASE, base=old)
-    writer.base = known = BlockMap(8, BLOCK)
+    writer.base = known = BlockMap(8, BLOCK, digest=writer.caps.digest)
     for n in range(8):
         part = old[n * BLOCK : (n + 1) * BLOCK]
         known[n] = hashlib.blake2s(part, key=b"owner").digest()
@@ -96,14 +97,38 @@ def test_the_audit_compares_with_the_digest_that_the_base_was_made_with() -> Non
     def walk(known: BlockMap) -> int:
         clean = MemoryReader(content, extents=[Extent(0, 4 * BLOCK, Kind.CLEAN)], incremental=True)
         rng = random.Random(1)
-        audit = AuditingReader(clean, known, blocks=None, disk_id="d", rng=rng, digest=digest)
+        audit = AuditingReader(clean, known, blocks=None, disk_id="d", rng=rng)
         list(audit.extents(0, 4 * BLOCK))
         return audit.compared
 
-    known = BlockMap(4, BLOCK)
+    known = BlockMap(4, BLOCK, digest=Digest("owner", digest))
     for n in range(4):
         known[n] = digest(content[n * BLOCK : (n + 1) * BLOCK])
     assert walk(known) == 4
     known[2] = digest(bytes(BLOCK))
     with pytest.raises(TrackingWrongError, match="block 2"):
         walk(known)
+
+
+def test_a_journal_of_another_digest_is_void() -> None:
+    """Its digests would be taken for those of the target's blocks, and say nothing of them."""
+    store, reader = MemoryStateStore(), MemoryReader(bytes(4 * BLOCK))
+    plain = JournalKey(reader.identity, "w", 4 * BLOCK, BLOCK)
+    assert b"digest" not in plain.line(), "as versions before this one wrote it"
+    for key in (plain, replace(plain, digest=BLAKE3), plain):
+        journal = SyncJournal(store, "journal", key, VirtualClock())
+        assert journal.resumed_blocks == 0
+        journal.record([(2, key.digest.of(b"x" * BLOCK))])
+        journal.close()
+        again = SyncJournal(store, "journal", key, VirtualClock())
+        assert (again.resumed_blocks, again.blocks.digest) == (1, key.digest)
+        again.close()
+
+
+def test_digests_of_another_algorithm_are_never_compared() -> None:
+    """The old bytes, known by SHA-256: by BLAKE3 none of them would match, or worse, one would."""
+    content = random.Random(6).randbytes(2 * BLOCK)
+    writer = keyed(len(content), unwritten=Unwritten.BASE, base=content)
+    known = BlockMap(2, BLOCK, digest=SHA256)
+    with pytest.raises(ValueError, match="sha256 digests for owner ones"):
+        sync(MemoryReader(content), writer, context(), base=known)

@@ -135,7 +135,7 @@ def test_what_the_journal_calls_durable_survives_a_crash_of_the_target(
         len(content), unwritten=Unwritten.UNDEFINED, block_size=512, max_op_bytes=512, concurrency=8
     )
     store = FileStateStore(tmp_path / "state")
-    key = JournalKey(reader.identity, writer.identity, len(content), 512)
+    key = JournalKey.of(reader, writer)
     journal = SyncJournal(store, "journal", key, SystemClock())
     with pytest.raises(TargetError):
         sync(reader, Dying(writer, rng.randrange(20, 200)), context, journal=journal)

@@ -95,7 +95,7 @@ def synced(
     store: MemoryStateStore,
 ) -> BlockMap:
     """Sync with a journal, killed or failing at random calls, until it ends."""
-    key = JournalKey(reader.identity, writer.identity, writer.caps.size, writer.caps.block_size)
+    key = JournalKey.of(reader, writer)
     threads = rng.random() < 0.1
     faults = [] if threads else _faults(rng)
     while True:
@@ -193,7 +193,7 @@ def test_a_resumed_sync_neither_reads_nor_sends_what_is_durable() -> None:
     writer = MemoryWriter(
         len(content), block_size=512, max_op_bytes=512, durable_writes=True, wants_digests=True
     )
-    key = JournalKey(reader.identity, writer.identity, len(content), 512)
+    key = JournalKey.of(reader, writer)
     context = SyncContext(clock, executor=InlineExecutor())
     script = Script([(40, Fault.KILL_BEFORE)])
     journal = SyncJournal(store, "journal", key, clock)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from sealift.blockmap import BlockMap
+from sealift.digest import BLAKE3, SHA256, Digest
 from sealift.errors import LocalStateError, LockedError, OutOfSpaceError
 from sealift.store import FileStateStore, StateLock
 
@@ -224,6 +225,25 @@ def test_a_block_map_that_outgrows_memory_waits_in_a_file(monkeypatch: pytest.Mo
     newer = BlockMap(4096 * 40, 4096)
     newer[0], newer[9] = b"n" * 32, b"m" * 32
     assert dict(blocks.overlay(newer).items()) == {**expected, 0: b"n" * 32, 9: b"m" * 32}
+
+
+@pytest.mark.parametrize("digest", [SHA256, BLAKE3], ids=lambda d: d.name)
+def test_a_block_map_says_what_its_digests_are_made_with(digest: Digest) -> None:
+    blocks = BlockMap(9, 512, absent_is_zero=True, digest=digest)
+    blocks[3] = digest.of(b"x" * 512)
+    again = BlockMap.from_bytes(blocks.to_bytes())
+    assert again.digest is digest
+    assert again[3] == digest.of(b"x" * 512)
+    assert again[0] == digest.of(bytes(512))
+    assert blocks.to_bytes()[:6] == {"sha256": b"SLBM\x01\n", "blake3": b"SLBM\x02\n"}[digest.name]
+    other = BlockMap(9, 512, digest=BLAKE3 if digest is SHA256 else SHA256)
+    with pytest.raises(ValueError, match="digests on top of"):
+        blocks.overlay(other)
+
+
+def test_a_block_map_of_a_targets_own_digests_is_not_kept() -> None:
+    with pytest.raises(ValueError, match="own digests are the target's"):
+        BlockMap(9, 512, digest=Digest("own", SHA256.of)).to_bytes()
 
 
 def test_block_map_round_trip_and_damage() -> None:

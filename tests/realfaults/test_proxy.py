@@ -94,7 +94,7 @@ def moved(line: Line, url: str, migration: str, data: bytes) -> bytes:
     ref = context.retrier().call(lambda: target.begin_snapshot(1, DISK, None))
     writer = context.retrier().call(lambda: target.writer(ref, None))
     reader = MemoryReader(data, identity=migration)
-    key = JournalKey(reader.identity, writer.identity, writer.caps.size, writer.caps.block_size)
+    key = JournalKey.of(reader, writer)
     journal = SyncJournal(FileStateStore(line.folder / migration), "journal", key, context.clock)
     sync(reader, writer, context, journal=journal)
     journal.close()

@@ -57,7 +57,7 @@ def replicate(folder: Path, kill_at: int = 0) -> None:
     ref = target.begin_snapshot(1, disk, None)
     if target.owned() or repository.head.commit.points == ():
         writer = target.writer(ref, None)
-        key = JournalKey(reader.identity, writer.identity, writer.caps.size, CHUNK)
+        key = JournalKey.of(reader, writer)
         journal = SyncJournal(state, "journal-vda-1", key, clock)
         sync(reader, writer, SyncContext(clock), journal=journal)
         target.seal_point(1, vm_of(disk), INFO, {"vda": ref}, 1_700_000_000.0)

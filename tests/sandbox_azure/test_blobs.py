@@ -11,6 +11,7 @@ from azure.core.exceptions import HttpResponseError, ServiceResponseError
 from azure.identity import DefaultAzureCredential
 from azure.storage.blob import BlobClient, BlobServiceClient
 
+from connectors.azure.page_put import crc64_of
 from sandbox.azure.faults import Fault, FaultKind
 from sandbox.azure.rules import Rules
 from sandbox.azure.server import AzureSandbox
@@ -64,7 +65,10 @@ def test_put_page_of_more_than_4_mib_is_refused(service: BlobServiceClient) -> N
 
 
 def test_digests_of_uploads_are_checked(service: BlobServiceClient, sandbox: AzureSandbox) -> None:
-    """ "Put Page", Content-MD5: 400 Md5Mismatch, nothing written; without it damage goes in."""
+    """ "Put Page", Content-MD5: 400 Md5Mismatch, nothing written; without it damage goes in.
+
+    The same of x-ms-content-crc64: 400 Crc64Mismatch.
+    """
     blob = page_blob(service, "digests")
     sandbox.faults.add(Fault(FaultKind.DAMAGED_UPLOAD, "PutPage", times=2))
     with pytest.raises(HttpResponseError, match="Md5Mismatch"):
@@ -76,6 +80,11 @@ def test_digests_of_uploads_are_checked(service: BlobServiceClient, sandbox: Azu
     assert held.count(b"\x07") == 511
     blob.upload_page(b"\x07" * 512, 0, 512, validate_content=True)
     assert blob.download_blob(0, 512).readall() == b"\x07" * 512
+    crc = {"x-ms-content-crc64": crc64_of(b"\x08" * 512)}
+    blob.upload_page(b"\x08" * 512, 512, 512, headers=crc)
+    with pytest.raises(HttpResponseError, match="Crc64Mismatch"):
+        blob.upload_page(b"\x09" * 512, 512, 512, headers=crc)
+    assert blob.download_blob(512, 512).readall() == b"\x08" * 512
 
 
 def test_ranges_since_a_snapshot(service: BlobServiceClient) -> None:

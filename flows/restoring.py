@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from connectors.local import ImageWriter, RawFileWriter, WriterSettings
@@ -33,7 +33,7 @@ class Restored:
 
     Attributes:
         disk: its id.
-        to: path of the file, or id of the snapshot.
+        to: path of the file, or id of the snapshot or managed disk.
         size: bytes of the disk as the guest saw it.
         written: bytes that were written; the rest reads as zeroes without.
         seconds: it took.
@@ -105,6 +105,26 @@ def restore_to_snapshot(
         journal = ends.enter_context(closing(SyncJournal(state, name, key, context.clock)))
         report = sync(reader, writer, context, journal=journal, label=_label(point, disk))
     return ref, _restored(disk, ref.id, report)
+
+
+def restore_to_cloud(
+    point: OpenPoint, disk: PointDisk, cloud: CloudTarget, context: SyncContext, state: StateStore
+) -> Restored:
+    """Make one disk what the cloud's people attach to machines: see ``CloudTarget.make_volume``.
+
+    A restore that was killed goes on where it was, and one that was done already says so.
+
+    Raises:
+        TargetError: the cloud refuses; what was sent stays, and the next run goes on with it.
+    """
+    retry, vm = context.retrier(), point.manifest.vm
+    began = context.clock.monotonic()
+    there = retry.call(lambda: cloud.find_volume(_SEQ, disk.disk))
+    if there is not None:
+        return Restored(disk.disk.id, there, disk.tree.size, 0, context.clock.monotonic() - began)
+    ref, done = restore_to_snapshot(point, disk, cloud, context, state)
+    landed = retry.call(lambda: cloud.make_volume(_SEQ, vm, disk.disk, ref))
+    return replace(done, to=landed, seconds=context.clock.monotonic() - began)
 
 
 def _label(point: OpenPoint, disk: PointDisk) -> DiskProgress:

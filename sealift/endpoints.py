@@ -369,6 +369,20 @@ class CloudTarget(ReplicaTarget, Protocol):
     def unpublish(self, image_id: str) -> None:
         """Deregister it; the snapshots stay."""
 
+    def find_volume(self, seq: int, disk: VmDisk) -> str | None:
+        """What ``make_volume`` made of a point, when it is whole; None when it has to be called."""
+
+    def make_volume(self, seq: int, vm: SourceVm, disk: VmDisk, ref: SnapshotRef) -> str:
+        """Make (or find) of a completed disk what people attach to machines; its id.
+
+        Where that is another thing than the snapshot, the snapshot goes: the bytes are there
+        once. After a refusal the snapshot is there still and nothing else of it.
+
+        Raises:
+            TargetError: the cloud refuses.
+            TransientError: unknown whether it is there; repeat it.
+        """
+
     def launch(self, seq: int, attempt: int, image_id: str, vm: SourceVm) -> str:
         """Start (or find) the machine of this attempt; its id.
 

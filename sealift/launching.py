@@ -295,6 +295,14 @@ class LaunchingTarget:
         """See ``CloudTarget.unpublish``."""
         self._cloud.unpublish(image_id)
 
+    def find_volume(self, seq: int, disk: VmDisk) -> str | None:
+        """See ``CloudTarget.find_volume``."""
+        return self._cloud.find_volume(seq, disk)
+
+    def make_volume(self, seq: int, vm: SourceVm, disk: VmDisk, ref: SnapshotRef) -> str:
+        """See ``CloudTarget.make_volume``."""
+        return self._cloud.make_volume(seq, vm, disk, ref)
+
     def launch(self, seq: int, attempt: int, image_id: str, vm: SourceVm) -> str:
         """See ``CloudTarget.launch``."""
         return self._cloud.launch(seq, attempt, image_id, vm)

@@ -158,6 +158,14 @@ class AwsTarget:
         """See ``Images.unpublish``."""
         self._images.unpublish(image_id)
 
+    def find_volume(self, seq: int, disk: VmDisk) -> str | None:
+        """None: a snapshot that is there is found by ``begin_snapshot``."""
+        return None
+
+    def make_volume(self, seq: int, vm: SourceVm, disk: VmDisk, ref: SnapshotRef) -> str:
+        """The snapshot itself: a volume is made of it in the zone of the machine that needs it."""
+        return ref.id
+
     def launch(self, seq: int, attempt: int, image_id: str, vm: SourceVm) -> str:
         """See ``Instances.launch``."""
         return self._instances.launch(seq, attempt, image_id, vm)

@@ -7,8 +7,9 @@ from typing import Any
 from connectors.azure.consoles import Consoles
 from connectors.azure.disks import Disks
 from connectors.azure.image_blobs import ImageBlobs
+from connectors.azure.landings import Landings
 from connectors.azure.machines import Machines
-from connectors.azure.names import Owner
+from connectors.azure.names import Owner, snapshot_id
 from connectors.azure.network import Cards
 from connectors.azure.operations import Operations
 from connectors.azure.page_reader import PageBlobReader, point_reader
@@ -83,6 +84,15 @@ class AzureTarget:
             self._sizes,
         )
         self._uploads = Uploads(self._disks, self._machines.location)
+        self._landings = Landings(
+            self._disks,
+            self._machines.location,
+            self.publish,
+            self._creations,
+            lambda seq: self._images.unpublish(self._owner.image_id(seq)),
+            self._point_id,
+            self.delete_snapshot,
+        )
 
     def preflight(self, vm: SourceVm) -> Sequence[Check]:
         """See ``Preflight.run``."""
@@ -177,6 +187,19 @@ class AzureTarget:
         """See ``ImageBlobs.unpublish``; of uploads there is nothing that was copied."""
         if not is_upload(image_id):
             self._images.unpublish(image_id)
+
+    def find_volume(self, seq: int, disk: VmDisk) -> str | None:
+        """See ``Landings.find``."""
+        return self._landings.find(seq, disk)
+
+    def make_volume(self, seq: int, vm: SourceVm, disk: VmDisk, ref: SnapshotRef) -> str:
+        """See ``Landings.make``: a managed disk, with nothing left of what it was made of."""
+        return self._landings.make(seq, vm, disk, ref)
+
+    def _point_id(self, seq: int, disk: VmDisk) -> str:
+        if self._spec.method is Method.UPLOAD:
+            return self._uploads.point_id(seq, disk)
+        return snapshot_id(self._owner.blob_name(disk.id), seq)
 
     def launch(self, seq: int, attempt: int, image_id: str, vm: SourceVm) -> str:
         """See ``Machines.launch``."""

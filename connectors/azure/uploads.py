@@ -89,6 +89,11 @@ class Uploads:
         name = self._name(seq, disk.id)
         return SnapshotRef(self.disks.ensure(name, document, self.location(), tags), size)
 
+    def point_id(self, seq: int, disk: VmDisk) -> str:
+        """The id that ``begin`` gives, whether there is such a disk or not."""
+        name = self._name(seq, disk.id)
+        return f"{self.disks.spec.group_id}/providers/Microsoft.Compute/disks/{name}"
+
     def _name(self, seq: int, disk_id: str) -> str:
         return names.resource_name(f"{self.owner.migration_id}-{disk_id}", f"-{seq}-up")
 

@@ -75,7 +75,7 @@ def restore(
         typer.Option(
             "--cloud",
             envvar="SEALIFT_CLOUD",
-            help="Into the plan's target instead: EBS snapshots of AWS, page blobs of Azure.",
+            help="Into the plan's target instead: EBS snapshots of AWS, managed disks of Azure.",
         ),
     ] = False,
     json: JsonOption = False,

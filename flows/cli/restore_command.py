@@ -10,7 +10,7 @@ from flows.cli.repository_lines import PointRestored, RestoredDisk
 from flows.cli.repository_runs import At, opened_point
 from flows.points import OpenPoint, find_disks
 from flows.recovery import recovery_target
-from flows.restoring import Restored, format_named, restore_to_file, restore_to_snapshot
+from flows.restoring import Restored, format_named, restore_to_cloud, restore_to_file
 from sealift.config_repository import ReplicationPlan
 from sealift.errors import UsageError
 from sealift.repository.points import PointDisk
@@ -98,7 +98,7 @@ def _refuse_existing(paths: Sequence[Path]) -> None:
 
 def _to_cloud(at: At, point: OpenPoint, disks: Sequence[PointDisk]) -> list[Restored]:
     target, state = recovery_target(at.plan, point, at.around, at.stack, "restore")
-    return [restore_to_snapshot(point, disk, target, at.context, state)[1] for disk in disks]
+    return [restore_to_cloud(point, disk, target, at.context, state) for disk in disks]
 
 
 def _line(one: Restored) -> RestoredDisk:

@@ -47,6 +47,8 @@ class Disk(Resource):
         place: where its content is.
         managed_by: id of the machine that it hangs on, or empty.
         created: when.
+        owned_at: when it was last attached or detached, None when never
+            (``LastOwnershipUpdateTime`` of "Disks - Get").
     """
 
     sku: str
@@ -60,6 +62,7 @@ class Disk(Resource):
     zones: tuple[str, ...] = ()
     state: str = "Unattached"
     managed_by: str = ""
+    owned_at: datetime | None = None
     unique_id: str = field(default_factory=lambda: str(uuid.uuid4()))
 
     def extra(self) -> dict[str, Any]:
@@ -81,6 +84,8 @@ class Disk(Resource):
             "networkAccessPolicy": "AllowAll",
             "publicNetworkAccess": "Enabled",
         }
+        if self.owned_at is not None:
+            shown["LastOwnershipUpdateTime"] = self.owned_at.isoformat()
         if self.size_bytes:
             shown["diskSizeBytes"] = self.size_bytes
             shown["diskSizeGB"] = -(-self.size_bytes // _GIB)

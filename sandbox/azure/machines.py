@@ -202,6 +202,7 @@ def attach(subscription: Subscription, machine: Machine) -> None:
     for one in machine.disks:
         disk = subscription.referenced(one.disk, Disk)
         disk.managed_by, disk.state = str(machine.id), "Attached"
+        disk.owned_at = subscription.clock.now()
     for nic in machine.interfaces:
         subscription.referenced(nic.interface, Interface).machine = str(machine.id)
 
@@ -222,6 +223,7 @@ def remove(subscription: Subscription, disks: DiskRules, machine: Machine) -> No
         disk = subscription.find(one.disk, Disk)
         if disk is not None:
             disk.managed_by, disk.state = "", "Unattached"
+            disk.owned_at = subscription.clock.now()
             if one.delete:
                 disks.delete(disk)
     for nic in machine.interfaces:

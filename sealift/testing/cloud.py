@@ -204,6 +204,16 @@ class SimulatedCloud:
         self.changes += 1
         self.images.pop(image_id, None)
 
+    def find_volume(self, seq: int, disk: VmDisk) -> str | None:
+        """See ``CloudTarget.find_volume``."""
+        return None
+
+    def make_volume(self, seq: int, vm: SourceVm, disk: VmDisk, ref: SnapshotRef) -> str:
+        """See ``CloudTarget.make_volume``; a complete snapshot is what people make disks of."""
+        if self.snapshot_state(ref.id) is not SnapshotState.COMPLETED:
+            raise TargetError(f"{ref.id} is not complete")
+        return ref.id
+
     def launch(self, seq: int, attempt: int, image_id: str, vm: SourceVm) -> str:
         """See ``CloudTarget.launch``."""
         name = self.tokens.get((seq, attempt))

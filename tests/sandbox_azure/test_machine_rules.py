@@ -179,12 +179,16 @@ def test_power_and_states_of_disks(cloud: Cloud) -> None:
 def test_what_goes_with_a_machine(cloud: Cloud) -> None:
     """ "Delete a VM and attached resources": deleteOption Detach keeps, Delete removes."""
     system = cloud.make_disk("kept-os", b"\x31" * MIB, osType="Linux", hyperVGeneration="V1")
+    fresh: Any = cloud.compute.disks.get(cloud.group, "kept-os").properties
+    assert fresh.last_ownership_update_time is None
     body = cloud.vm_body(system, cloud.make_nic("gone-nic"))
     changed(body, "storageProfile.osDisk.deleteOption", "Detach")
     create(cloud, body, "goes")().result()
     cloud.compute.virtual_machines.begin_delete(cloud.group, "goes").result()
     kept = cloud.compute.disks.get(cloud.group, "kept-os")
     assert (kept.disk_state, kept.managed_by) == ("Unattached", None)
+    used: Any = kept.properties
+    assert used.last_ownership_update_time is not None
     assert cloud.sandbox.disk_bytes(system) == b"\x31" * MIB
     with pytest.raises(ResourceNotFoundError):
         cloud.network.network_interfaces.get(cloud.group, "gone-nic")

@@ -50,6 +50,7 @@ def deployments(plan: AnyPlan, cron: str | None) -> "Sequence[RunnerDeployment]"
         "watch": WATCH_CRON if plan.rpo is not None else None,
         "verify": VERIFY_CRON,
         "prune": PRUNE_CRON,
+        "drill": plan.drill.schedule,
     }
     crons = {name: cron and scheduled.get(name) for name in REPLICATION_NAMES}
     return [_deployed(getattr(replicating, name), plan, when) for name, when in crons.items()]

@@ -3,16 +3,22 @@
 import re
 import shutil
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from connectors.qemu.drill import DrillMachine, DrillSpec
 from connectors.qemu.proofs import AgentAnswers, PortAnswers, Proof, Said, StandsStill
+from flows.places import state_directory
 from flows.points import OpenPoint
 from flows.serving import private_socket, served
 from sealift.cancel import CancelToken
 from sealift.clock import Clock
+from sealift.config_repository import DrillPlan, ReplicationPlan
 from sealift.errors import DrillFailedError, UsageError
+from sealift.host_limits import check_memory_beside
+from sealift.private import make_private_folder
+from sealift.units import MiB
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +34,7 @@ class DrillOrder:
         agent: the guest agent has to answer instead.
         port: this TCP port of the guest has to take a connection instead.
         still: the screen has to stand still for so many seconds instead.
+        unattended: nobody is there to see what else the host has to do.
     """
 
     proof: str
@@ -38,6 +45,7 @@ class DrillOrder:
     agent: bool = False
     port: int | None = None
     still: float | None = None
+    unattended: bool = False
 
     def proven_by(self, clock: Clock) -> Proof:
         """What the machine has to show.
@@ -60,6 +68,71 @@ class DrillOrder:
             return Said(re.compile(self.proof, re.MULTILINE))
         except re.error as error:
             raise UsageError(f"--proof {self.proof}: {error}", next_step="correct it") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What somebody wants of one drill; None where the plan decides.
+
+    As soon as one kind of proof is wanted, those of the plan do not count.
+    """
+
+    proof: str | None = None
+    seconds: float | None = None
+    output: Path | None = None
+    accelerator: str | None = None
+    agent: bool = False
+    port: int | None = None
+    still: float | None = None
+
+    def order(self, plan: DrillPlan, folder: Path) -> DrillOrder:
+        """The drill's order.
+
+        Args:
+            plan: for what nobody wants in particular.
+            folder: for picture and console, where neither says.
+        """
+        kinds = (self.agent or None, self.port, self.still)
+        own = self.proof is not None or any(kind is not None for kind in kinds)
+        agent, port, still = kinds if own else (plan.agent, plan.port, plan.still)
+        return DrillOrder(
+            proof=self.proof or plan.proof,
+            seconds=self.seconds or plan.timeout,
+            output=self.output or plan.output or folder,
+            accelerator=self.accelerator or plan.accelerator,
+            agent=bool(agent),
+            memory_bytes=plan.memory,
+            port=port,
+            still=still,
+        )
+
+
+NO_WISHES = Wishes()
+_KEPT_DRILLS = 30
+_RESERVE_BYTES = 512 * MiB
+_KEPT = ("-screen.png", "-console.log")
+
+
+def unattended(plan: ReplicationPlan, wishes: Wishes, environ: Mapping[str, str]) -> DrillOrder:
+    """The order of a drill that nobody waits for.
+
+    It may run beside the source, which must not notice: it does not begin where memory is short.
+    Where neither says, evidence goes into the state folder, and only that of the newest drills
+    stays: about 30 times a picture and a console of at most 8 MiB.
+    """
+    if wishes.output is not None or plan.drill.output is not None:
+        return replace(wishes.order(plan.drill, Path()), unattended=True)
+    folder = state_directory(plan, environ) / "drills"
+    make_private_folder(folder)
+    _forget_older(folder)
+    return replace(wishes.order(plan.drill, folder), unattended=True)
+
+
+def _forget_older(folder: Path) -> None:
+    for kind in _KEPT:
+        found = sorted(folder.glob(f"*{kind}"), key=lambda p: p.lstat().st_mtime, reverse=True)
+        for path in found[_KEPT_DRILLS - 1 :]:
+            path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +160,12 @@ def drill(point: OpenPoint, order: DrillOrder, clock: Clock, cancel: CancelToken
     Raises:
         DrillFailedError: no proof in time; its operands name picture and console.
         IntegrityError: a chunk that the machine asked for is damaged.
+        HostLimitError: nobody waits for it, and this host has no memory to spare.
     """
     proof = order.proven_by(clock)
+    vm = point.manifest.vm
+    if order.unattended:
+        check_memory_beside(order.memory_bytes or vm.memory_bytes, _RESERVE_BYTES)
     order.output.mkdir(parents=True, exist_ok=True)
     name = point.ref.id.hex()[:12]
     picture = order.output / f"{name}-screen.png"
@@ -99,8 +176,7 @@ def drill(point: OpenPoint, order: DrillOrder, clock: Clock, cancel: CancelToken
         served(point, point.manifest.disks, address),
     ):
         exports = {d.disk.id: (address, d.disk.id) for d in point.manifest.disks}
-        vm, memory = point.manifest.vm, order.memory_bytes
-        spec = DrillSpec(vm, exports, order.accelerator, memory, order.port)
+        spec = DrillSpec(vm, exports, order.accelerator, order.memory_bytes, order.port)
         with DrillMachine(spec, Path(folder), clock) as machine:
             try:
                 seen = machine.prove(proof, order.seconds, cancel)

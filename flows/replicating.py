@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated
 
-from prefect import flow
+from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.concurrency.sync import concurrency
 from prefect.events import emit_event
@@ -21,7 +21,8 @@ from flows import assembly, hardening, repositories
 from flows.artifacts import ArtifactView, publish_drill, publish_evidence, publish_failover
 from flows.aside import aside
 from flows.caller import Caller, caller
-from flows.drilling import DrillOrder
+from flows.drill_records import remembered
+from flows.drilling import Wishes, unattended
 from flows.drilling import drill as drilled
 from flows.failing_over import failover as failed_over
 from flows.failing_over import refuse_running_source, refuse_unconfirmed
@@ -36,7 +37,7 @@ from flows.watching import freshness, refuse_stale
 from sealift.clock import SystemClock
 from sealift.config_repository import ReplicationPlan
 from sealift.console import kept_screen
-from sealift.errors import IntegrityError
+from sealift.errors import IntegrityError, SealiftError, StoppedError
 from sealift.progress import silent
 from sealift.repository.check import Checker
 from sealift.repository.prune import PruneOptions, Pruner
@@ -60,12 +61,14 @@ PointName = Annotated[
     str, Field(description="The beginning of a point's id, or newest", max_length=64)
 ]
 Proof = Annotated[
-    str,
+    str | None,
     Field(
-        description="Regular expression that has to appear on the serial console", max_length=500
+        description="Regular expression that has to appear on the serial console; this and what "
+        "follows are as the plan's drill says when they are left out",
+        max_length=500,
     ),
 ]
-Folder = Annotated[Path, Field(description="Folder for the picture and the console")]
+Folder = Annotated[Path | None, Field(description="Folder for the picture and the console")]
 Typed = Annotated[
     str,
     Field(
@@ -73,7 +76,9 @@ Typed = Annotated[
         max_length=200,
     ),
 ]
-Accelerator = Annotated[str, Field(description="kvm, tcg, or kvm:tcg for either", max_length=16)]
+Accelerator = Annotated[
+    str | None, Field(description="kvm, tcg, or kvm:tcg for either", max_length=16)
+]
 Agent = Annotated[bool, Field(description="The guest agent has to answer, instead of the proof")]
 Port = Annotated[
     int | None,
@@ -83,7 +88,7 @@ Still = Annotated[
     float | None,
     Field(description="Seconds that the screen has to stand still, instead", ge=1.0),
 ]
-Seconds = Annotated[float, Field(description="How long the proof may take", gt=0.0)]
+Seconds = Annotated[float | None, Field(description="How long the proof may take", gt=0.0)]
 
 
 def _aside(work: Callable[[Caller], None], slot: str | None) -> None:
@@ -118,7 +123,10 @@ def _artifacts_of(plan: ReplicationPlan) -> str:
     persist_result=False,
 )
 def replicate(plan: ReplicationPlan, slot: Slot = None) -> None:
-    """One more point in the repository; its receipt is kept as an artifact."""
+    """One more point in the repository; its receipt is kept as an artifact.
+
+    Drilled afterwards when the plan says so: aside of the slot, and whatever comes of it.
+    """
 
     def work(around: Caller) -> None:
         run = Run(
@@ -139,6 +147,29 @@ def replicate(plan: ReplicationPlan, slot: Slot = None) -> None:
         around.finished(m)
 
     _aside(work, slot)
+    if plan.drill.after_every_point:
+        _drilled_after(plan)
+
+
+def _drilled_after(plan: ReplicationPlan) -> None:
+    """A point that does not boot is told by the drill's own run; it is sealed all the same."""
+    try:
+        drill(plan)
+    except StoppedError:
+        raise
+    except SealiftError as error:
+        get_run_logger().warning("the point is sealed, but its drill failed: %s", error.message)
+
+
+def _emit(plan: ReplicationPlan, event: str, payload: dict[str, object]) -> None:
+    emit_event(
+        event,
+        resource={
+            "prefect.resource.id": f"sealift.replication.{plan.name}",
+            "prefect.resource.name": plan.name,
+        },
+        payload=payload,
+    )
 
 
 @flow(name="sealift-watch", flow_run_name="watch {plan.replication}", persist_result=False)
@@ -150,18 +181,12 @@ def watch(plan: ReplicationPlan) -> None:
             now = found.repository.clock.now().timestamp()
             state = freshness(found.repository.head.commit, plan, now)
         if state.exceeded:
-            emit_event(
-                "sealift.rpo.exceeded",
-                resource={
-                    "prefect.resource.id": f"sealift.replication.{plan.name}",
-                    "prefect.resource.name": plan.name,
-                },
-                payload={
-                    "age_seconds": state.age_seconds,
-                    "rpo_seconds": state.rpo_seconds,
-                    "point": state.point,
-                },
-            )
+            facts: dict[str, object] = {
+                "age_seconds": state.age_seconds,
+                "rpo_seconds": state.rpo_seconds,
+                "point": state.point,
+            }
+            _emit(plan, "sealift.rpo.exceeded", facts)
         refuse_stale(state)
 
     _aside(work, None)
@@ -217,27 +242,43 @@ def prune(plan: ReplicationPlan, repack: Repack = False) -> None:
 def drill(
     plan: ReplicationPlan,
     point: PointName = "newest",
-    proof: Proof = "login:",
-    seconds: Seconds = 300.0,
-    output: Folder = Path("drills"),
-    accelerator: Accelerator = "kvm:tcg",
+    proof: Proof = None,
+    seconds: Seconds = None,
+    output: Folder = None,
+    accelerator: Accelerator = None,
     agent: Agent = False,
     port: Port = None,
     still: Still = None,
 ) -> None:
-    """Boot a point, cut off from everything; picture and time are kept as evidence."""
+    """Boot a point, cut off from everything; picture and time are kept as evidence.
+
+    Emits the event ``sealift.drill.failed`` when the machine did not prove itself.
+    """
+    wishes = Wishes(proof, seconds, output, accelerator, agent=agent, port=port, still=still)
 
     def work(around: Caller) -> None:
         clock = SystemClock()
         began = clock.monotonic()
-        order = DrillOrder(proof, seconds, output, accelerator, agent=agent, port=port, still=still)
-        with _opened(plan, around, "drill") as found:
+        order = unattended(plan, wishes, os.environ)
+        with (
+            remembered(plan, clock, os.environ) as notes,
+            _opened(plan, around, "drill") as found,
+        ):
+            notes.opened(found)
             chosen = OpenPoint.find(found.repository, point, plan.replication)
+            notes.chose(chosen)
             done = drilled(chosen, order, clock, around.cancel)
-        name = chosen.ref.id.hex()
-        publish_drill(plan.name, name, done, clock.monotonic() - began)
+            notes.saw(done)
+        publish_drill(plan.name, notes.point, done, clock.monotonic() - began)
 
-    _aside(work, None)
+    try:
+        _aside(work, None)
+    except StoppedError:
+        raise
+    except SealiftError as error:
+        known = {name: str(error.operands.get(name, "")) for name in ("point", "picture")}
+        _emit(plan, "sealift.drill.failed", {"code": error.code, **known})
+        raise
 
 
 @flow(name="sealift-failover", flow_run_name="failover {plan.replication}", persist_result=False)

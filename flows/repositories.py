@@ -25,6 +25,7 @@ from sealift.repository.session import Repository, RepositoryOptions
 from sealift.sealing import slot_objects
 from sealift.sealing.keys import KeyRing
 from sealift.sealing.patient_keys import patient
+from sealift.sealing.secrets import RecoveryCode
 from sealift.sealing.slots import Secret
 from sealift.store import FileStateStore, StateStore
 
@@ -49,6 +50,7 @@ class OpenRepository:
         slot: name of the slot that did.
         unusable: slots that nobody can open any more, with the reason.
         seen_before: this host remembers an earlier state, so an older one would be noticed.
+        state: what this host remembers of it.
     """
 
     repository: Repository
@@ -58,6 +60,12 @@ class OpenRepository:
     slot: str
     unusable: dict[str, str]
     seen_before: bool
+    state: StateStore
+
+    @property
+    def opened_by_code(self) -> bool:
+        """Whether it was a recovery code that opened it."""
+        return isinstance(self.secret, RecoveryCode)
 
 
 def object_store(
@@ -197,6 +205,7 @@ def opened(
     receipt: str | None = None,
     *,
     follows: bool = True,
+    secret: Secret | None = None,
 ) -> Iterator[OpenRepository]:
     """The plan's repository, to be read, pruned or checked; closed when the block ends.
 
@@ -205,6 +214,7 @@ def opened(
         around: time, stop and patience.
         receipt: of a state that it must have reached, as replicate and points list print it.
         follows: False leaves the index unread, for whoever makes it anew.
+        secret: opens it instead of what the plan names.
 
     Raises:
         TargetError: there is none.
@@ -216,7 +226,7 @@ def opened(
     with ExitStack() as stack:
         store = object_store(plan, around, stack)
         state = FileStateStore(reader_state(plan, around, store))
-        yield open_over(plan, around, store, state, stack, receipt, follows=follows)
+        yield open_over(plan, around, store, state, stack, receipt, follows=follows, secret=secret)
 
 
 def open_over(
@@ -228,12 +238,13 @@ def open_over(
     receipt: str | None = None,
     *,
     follows: bool = True,
+    secret: Secret | None = None,
 ) -> OpenRepository:
     """A repository on a store and a state that the caller owns; ``stack`` closes it."""
     witness = None if receipt is None else _witness(receipt)
-    given = secret_of(plan.repository.key, around.environ, cancel=around.cancel)
-    secret = patient(given, assembly.context_of(plan, around).retrier())
-    found = slot_objects.opened(store, secret)
+    given = secret or secret_of(plan.repository.key, around.environ, cancel=around.cancel)
+    key = patient(given, assembly.context_of(plan, around).retrier())
+    found = slot_objects.opened(store, key)
     seen = _same_as_before(state, found.ring, store)
     cache, options = cache_of(plan, around), options_of(plan)
     repository = Repository.open(
@@ -241,7 +252,7 @@ def open_over(
     )
     stack.callback(repository.close)
     unusable = dict(found.unusable)
-    return OpenRepository(repository, store, found.ring, secret, found.slot, unusable, seen)
+    return OpenRepository(repository, store, found.ring, key, found.slot, unusable, seen, state)
 
 
 def _witness(receipt: str) -> Witness:

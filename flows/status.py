@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows.beat import BEAT_SECONDS, Beat, load_beat
+from flows.drill_records import DRILLS_NAME, DrillHistory, load_drills, load_trials
 from flows.liveness import Liveness
 from flows.places import REPLICA_NAME, REPLICATIONS
 from flows.wording import lag_seconds
@@ -15,6 +16,8 @@ from sealift.migration import Migration
 from sealift.store import FileStateStore, lock_owner
 
 STALLED_SECONDS = 120.0
+_KNOWN_BY = (STATE_NAME, DRILLS_NAME)
+"""Where points are only drilled, there is no record of making them."""
 _SILENT_SECONDS = 6 * BEAT_SECONDS
 
 
@@ -40,6 +43,9 @@ class Status:
         lag_seconds: age of the newest durable point.
         forecast: of the final sync, as of the end of the newest round; none for a replication.
         replicates: it is a replication's: its points are in a repository, nothing is cut over.
+        drills: how the last drill of its machine ended here, if there was one.
+        code_tried: when a recovery code last opened its repository in a drill here, seconds of the
+            epoch.
     """
 
     migration: Migration | None
@@ -51,6 +57,8 @@ class Status:
     lag_seconds: float | None
     forecast: Forecast | None
     replicates: bool = False
+    drills: DrillHistory | None = None
+    code_tried: float | None = None
 
 
 def read_status(directory: Path, now: float, policy: ConvergencePolicy) -> Status:
@@ -69,8 +77,9 @@ def read_status(directory: Path, now: float, policy: ConvergencePolicy) -> Statu
         raise UsageError(f"no migration in {directory}", next_step="sealift migrate begins one")
     store = FileStateStore(directory)
     migration, beat, holder = load_migration(store), load_beat(store), lock_holder(directory)
-    replicates = store.load(REPLICA_NAME) is not None
-    if migration is None and holder is None:
+    drills = load_drills(store)
+    replicates = store.load(REPLICA_NAME) is not None or (migration is None and drills is not None)
+    if migration is None and holder is None and drills is None:
         raise UsageError(f"no migration in {directory}", next_step="sealift migrate begins one")
     return Status(
         migration,
@@ -82,6 +91,8 @@ def read_status(directory: Path, now: float, policy: ConvergencePolicy) -> Statu
         lag_seconds(migration, now) if migration else None,
         _forecast(migration, policy) if migration and not replicates else None,
         replicates,
+        drills,
+        max(load_trials(store).values(), default=None),
     )
 
 
@@ -129,4 +140,4 @@ def _folders(home: Path) -> list[Path]:
         return []
     with os.scandir(home) as entries:
         found = [Path(e.path) for e in entries if e.is_dir() and not e.name.startswith(".")]
-    return sorted(p for p in found if (p / STATE_NAME).exists())
+    return sorted(p for p in found if any((p / name).exists() for name in _KNOWN_BY))

@@ -57,8 +57,7 @@ def secret_of(
     if key.key_file is not None:
         return KeyFile.parse(read_secret_file(key.key_file, "repository.key.key_file"))
     if key.recovery_file is not None:
-        where = "repository.key.recovery_file"
-        return RecoveryCode.parse(_first_line(read_secret_file(key.recovery_file, where), where))
+        return recovery_code_of(key.recovery_file, "repository.key.recovery_file")
     return passphrase_of(key, environ, cancel=cancel)
 
 
@@ -79,6 +78,16 @@ def passphrase_of(
             next_step="run the command of repository.key.passphrase_command by hand",
         )
     return Passphrase(_first_line(done.stdout, "repository.key.passphrase_command"))
+
+
+def recovery_code_of(path: Path, where: str) -> RecoveryCode:
+    """The recovery code in the first line of a file; see ``secret_of``.
+
+    Args:
+        path: of the file.
+        where: what names it, for errors.
+    """
+    return RecoveryCode.parse(_first_line(read_secret_file(path, where), where))
 
 
 def key_service(plan: KmsPlan) -> KeyWrapper:

@@ -6,14 +6,14 @@ command line and Prefect, unknown keys refused. No field holds a secret; fields 
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from sealift.config import QemuSource, Source, StopPlan, Target
 from sealift.config_model import MigrationId, PlanModel, Text
 from sealift.config_places import BlobPlan, KeyVaultPlan, KmsPlan, LockPlan, S3Plan
-from sealift.config_types import AbsolutePath, BlockCount, CommaList, Duration, Rate
+from sealift.config_types import AbsolutePath, BlockCount, CommaList, Duration, Rate, Size
 from sealift.convergence import ConvergencePolicy, OnDivergence
 from sealift.errors import UsageError
 from sealift.lineage import LossPolicy
@@ -125,6 +125,61 @@ class RetentionPlan(PlanModel):
     )
 
 
+Cron = Annotated[str, StringConstraints(pattern=r"^\S+(?: \S+){4}$", max_length=200)]
+
+
+class DrillPlan(PlanModel):
+    """How points are proven to boot, and when without anyone asking."""
+
+    after_every_point: bool = Field(
+        default=False,
+        description="Drill each new point once it is sealed; a drill that fails is told, and fails "
+        "no replicate (true or false)",
+    )
+    schedule: Cron | None = Field(
+        default=None,
+        description="When sealift serve drills the newest point: the five fields of cron, in UTC. "
+        "Default: only when somebody asks",
+    )
+    proof: Text = Field(
+        default="login:",
+        description="Regular expression that has to appear on the serial console",
+    )
+    agent: bool = Field(
+        default=False, description="The guest agent has to answer, instead (true or false)"
+    )
+    port: int | None = Field(
+        default=None,
+        ge=1,
+        le=65_535,
+        description="TCP port of the guest that has to take a connection, instead",
+    )
+    still: Duration | None = Field(
+        default=None, ge=1.0, description="How long the screen has to stand still, instead"
+    )
+    timeout: Duration = Field(default=300.0, gt=0.0, description="How long the proof may take")
+    memory: Size | None = Field(
+        default=None,
+        gt=0,
+        description="Memory of the machine that is drilled; a drill that nobody asked for does "
+        "not begin unless so much and 512 MiB more are available. Default: what the machine had",
+    )
+    accelerator: Literal["kvm:tcg", "kvm", "tcg"] = Field(
+        default="kvm:tcg", description="kvm, tcg, or kvm:tcg for whichever works"
+    )
+    output: AbsolutePath | None = Field(
+        default=None,
+        description="Folder for pictures and consoles. Default: drills below state_dir, where only "
+        "the newest stay; for sealift drill, drills below the current folder",
+    )
+
+    @model_validator(mode="after")
+    def _one_proof(self) -> Self:
+        if sum((self.agent, self.port is not None, self.still is not None)) > 1:
+            raise ValueError("set at most one of agent, port, still: a drill waits for one proof")
+        return self
+
+
 class ReplicaPolicy(PlanModel):
     """What you accept."""
 
@@ -179,6 +234,9 @@ class ReplicationPlan(PlanModel):
     )
     retention: RetentionPlan = Field(
         default_factory=RetentionPlan, description="Which points stay, of each machine"
+    )
+    drill: DrillPlan = Field(
+        default_factory=DrillPlan, description="How points are proven to boot, and when"
     )
     rpo: Duration | None = Field(
         default=None,

@@ -18,6 +18,7 @@ _THREAD_ROOM_BYTES = 32 << 20
 ADDRESS_SPACE_BYTES = 1 << 30
 """What a run may take of its address space: 2 disks beside each other on 2 cores took 963 MiB,
 most of it stacks of threads and allocator arenas that are reserved and never touched."""
+_MEMORY = Path("/proc/meminfo")
 _OWN_SIZE = Path("/proc/self/statm")
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
@@ -53,6 +54,26 @@ def check_address_space() -> None:
             f"the limit of address space leaves {format_size(max(0, limit - used))}, "
             f"a run may take {format_size(ADDRESS_SPACE_BYTES)}",
             next_step=_again("raise the limit (see `ulimit -v`)"),
+        )
+
+
+def check_memory_beside(needed: int, reserve: int) -> None:
+    """Refuse what would take memory from whatever else runs on this host.
+
+    Args:
+        needed: bytes that are about to be used.
+        reserve: bytes that have to stay available.
+
+    Raises:
+        HostLimitError: the kernel has less to give without swapping.
+    """
+    rows = dict(line.split(":", 1) for line in _MEMORY.read_text().splitlines())
+    available = int(rows["MemAvailable"].split()[0]) * 1024
+    if available < needed + reserve:
+        raise HostLimitError(
+            f"{format_size(available)} of memory are available, {format_size(needed)} are needed "
+            f"and {format_size(reserve)} have to stay",
+            next_step=_again("use less, or another host"),
         )
 
 

@@ -52,6 +52,7 @@ _OPTION_VALUES: dict[str, Kind | list[str]] = {
     "--set": Kind.FIELDS,
     "--target": ["aws", "azure"],
     "--to": _CONTAINERS,
+    "--try-recovery": Kind.FILES,
 }
 _ARGUMENT_VALUES: dict[str, Kind | list[str]] = {
     "completion shell": _SHELLS,

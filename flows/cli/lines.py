@@ -198,6 +198,14 @@ class Standing(Line):
     forecast: str | None
     failures: Sequence[str]
     """Why earlier runs ended, oldest first."""
+    drill_age_seconds: float | None
+    """Since the last drill of the machine's points on this host."""
+    drill_error: str | None
+    """Code of the error that it failed with; empty when the machine booted."""
+    booted_age_seconds: float | None
+    """Since the last drill that booted."""
+    code_tried_age_seconds: float | None
+    """Since a recovery code last opened the repository in a drill on this host."""
     next: str
 
 

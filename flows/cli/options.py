@@ -218,6 +218,7 @@ NOT_FIELDS = frozenset(
         "TARGET",
         "TCP",
         "TO",
+        "TRY_RECOVERY",
         "UEFI",
         "UNDO",
         "WRITABLE",

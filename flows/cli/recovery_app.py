@@ -47,6 +47,7 @@ def register(app: typer.Typer) -> None:
         epilog=examples(
             "sealift drill newest --plan dr.yaml --proof login: --output drills",
             "sealift drill newest --plan dr.yaml --still 3",
+            "sealift drill newest --plan dr.yaml --try-recovery code.txt",
         )
     )(drill)
 
@@ -206,13 +207,14 @@ def drill(
     plan: PlanOption = None,
     sets: SetOption = None,
     proof: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--proof",
             envvar="SEALIFT_PROOF",
-            help="Regular expression that has to appear on the serial console.",
+            help="Regular expression that has to appear on the serial console. Default, as of the "
+            "options below: what the plan says under drill.",
         ),
-    ] = "login:",
+    ] = None,
     agent: Annotated[
         bool,
         typer.Option(
@@ -240,29 +242,42 @@ def drill(
         ),
     ] = None,
     seconds: Annotated[
-        float,
+        float | None,
         typer.Option(
             "--seconds", envvar="SEALIFT_SECONDS", min=1.0, help="How long the proof may take."
         ),
-    ] = 300.0,
+    ] = None,
     output: Annotated[
-        Path,
+        Path | None,
         typer.Option(
-            "--output", envvar="SEALIFT_OUTPUT", help="Folder for the picture and the console."
+            "--output",
+            envvar="SEALIFT_OUTPUT",
+            help="Folder for the picture and the console. Default: the plan's, or drills.",
         ),
-    ] = Path("drills"),
+    ] = None,
     accelerator: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--accelerator", envvar="SEALIFT_ACCELERATOR", help="kvm, tcg, or kvm:tcg for either."
         ),
-    ] = "kvm:tcg",
+    ] = None,
+    try_recovery: Annotated[
+        Path | None,
+        typer.Option(
+            "--try-recovery",
+            envvar="SEALIFT_TRY_RECOVERY",
+            help="File with a recovery code, or - to type it, that opens the repository instead "
+            "of the plan's key. Only when it was tried is kept.",
+        ),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Boot a point in a QEMU that is cut off from everything; the point is only read."""
     with invocation("drill", machine=json, plan=plan) as told:
         from flows.cli import drill_command, plans
-        from flows.drilling import DrillOrder
+        from flows.drilling import Wishes
 
-        order = DrillOrder(proof, seconds, output, accelerator, agent=agent, port=tcp, still=still)
-        drill_command.run_drill(told, plans.replication(plan, sets).plan, point, order)
+        chosen = plans.replication(plan, sets).plan
+        wishes = Wishes(proof, seconds, output, accelerator, agent=agent, port=tcp, still=still)
+        order = wishes.order(chosen.drill, Path("drills"))
+        drill_command.run_drill(told, chosen, point, order, try_recovery)

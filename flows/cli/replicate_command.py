@@ -9,6 +9,7 @@ from flows.cli.output import Output
 from flows.cli.prefect_runs import run_flow
 from flows.cli.repository_lines import Replicated
 from flows.cli.shown import show_rounds
+from flows.drill_records import load_drills, own_store
 from flows.session import Replication, Run, replication
 from flows.stop_signals import StopSignals
 from sealift.cancel import CancelToken
@@ -26,19 +27,33 @@ def replicate(output: Output, plan: ReplicationPlan, *, prefect: bool) -> None:
     else:
         with _running(output, plan, "replicate") as run:
             m = run.replicator.replicate()
-    tell(output, m)
-
-
-def tell(output: Output, m: Migration) -> None:
-    """The round that ended, and its receipt."""
     show_rounds(output, m.history[-1:])
+    tell(output, m, _drilled(output, plan, prefect=prefect))
+
+
+def _drilled(output: Output, plan: ReplicationPlan, *, prefect: bool) -> str:
+    """How the point's drill went, if the plan wants one; the flow has drilled by itself."""
+    if not plan.drill.after_every_point:
+        return ""
+    if not prefect:
+        from flows.cli.drill_command import drill_after_point
+
+        return f"; {drill_after_point(output, plan)}"
+    own = own_store(plan, os.environ)
+    kept = load_drills(own) if own is not None else None
+    booted = kept is not None and not kept.last.error
+    return "; it boots" if booted else "; its drill failed"
+
+
+def tell(output: Output, m: Migration, drilled: str = "") -> None:
+    """The round that ended, and its receipt."""
     last = m.history[-1]
     output.summary(
         Replicated(
             command="replicate",
             text=f"point {last.seq} of {m.vm_name} is sealed: {format_size(last.sent_bytes)} read "
             f"and kept in {format_duration(last.seconds)}, "
-            f"{format_size(last.dirty_after_bytes)} changed meanwhile",
+            f"{format_size(last.dirty_after_bytes)} changed meanwhile{drilled}",
             next="sealift points list",
             replication=m.id,
             vm=m.vm_name,

@@ -200,6 +200,8 @@ class RepositoryChecked(Summary):
     read_packs: int
     """Of these, read as a whole, every chunk opened and hashed."""
     read_chunks: int
+    untried_codes: int
+    """Slots whose recovery code was never tried on this host, or not for 90 days."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,7 @@ from sealift.clock import SystemClock
 from sealift.config_repository import ReplicationPlan
 from sealift.errors import SealiftError
 from sealift.progress import Note, Noted
+from sealift.sealing.slots import Secret
 from sealift.sync import SyncContext
 
 UNSEEN = (
@@ -86,11 +87,15 @@ def opened(
     receipt: str | None = None,
     *,
     follows: bool = True,
+    secret: Secret | None = None,
 ) -> Iterator[tuple[At, OpenRepository]]:
-    """With the repository; without its index when it does not follow that."""
+    """With the repository; without its index when it does not follow that.
+
+    A secret that is given opens it, in place of what the plan names.
+    """
     with (
         at_repository(output, plan, command) as at,
-        repositories.opened(plan, at.around, receipt, follows=follows) as found,
+        repositories.opened(plan, at.around, receipt, follows=follows, secret=secret) as found,
     ):
         for name, why in found.unusable.items():
             at.say(f"{name} opens nothing any more: {why}; make a new slot and remove it")

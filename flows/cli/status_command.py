@@ -7,6 +7,7 @@ from flows.cli.lines import Standing
 from flows.cli.output import Output
 from flows.cli.shown import show_rounds
 from flows.cli.summaries import Shown
+from flows.drill_records import trial_overdue
 from flows.liveness import Liveness
 from flows.next_steps import beside_run, next_command
 from flows.places import REPLICATIONS, state_directory, state_home
@@ -20,6 +21,8 @@ from sealift.ledger import load_migration
 from sealift.progress import describe
 from sealift.store import FileStateStore
 from sealift.units import format_duration, format_size
+
+_ID_DIGITS = 12
 
 
 def directories(plan: AnyPlan | None, name: str | None) -> list[Path]:
@@ -45,7 +48,7 @@ def _named(home: Path, name: str) -> list[Path]:
     """The migration and the replication of this name, else that of the machine of this name."""
     known = migrations_in(home)
     if called := [path for path in (home / name, home / REPLICATIONS / name) if path.is_dir()]:
-        return called
+        return [path for path in called if path in known] or called[:1]
     of_machine = [path for path in known if _machine_of(path) == name]
     if len(of_machine) == 1:
         return of_machine
@@ -84,7 +87,9 @@ def status(output: Output, plan: AnyPlan | None, name: str | None) -> None:
 
 
 def _next(s: Status) -> str:
-    return "sealift replicate" if s.replicates else next_command(s.migration)
+    if not s.replicates:
+        return next_command(s.migration)
+    return "sealift replicate" if s.migration else "sealift drill newest"
 
 
 def _words(found: list[Status]) -> str:
@@ -111,9 +116,34 @@ def _show(output: Output, s: Status, now: float) -> None:
     if s.forecast is not None:
         rows.append(("forecast at the last round's end", s.forecast.text))
     rows += _running_rows(s)
+    if s.replicates:
+        rows += [("last drill", _drilled(s, now)), ("recovery code", _code(s, now))]
     output.table(s.name, ("", ""), rows)
     if m is not None and m.history:
         show_rounds(output, m.history)
+
+
+def _drilled(s: Status, now: float) -> str:
+    """How the last drill went, and beside a failed one when the machine last booted."""
+    if s.drills is None:
+        return "never here: sealift drill newest"
+    last, proven = s.drills.last, s.drills.proven
+    if not last.error:
+        return f"point {last.point[:_ID_DIGITS]} booted, {_ago(last.at, now)}"
+    before = f"the last that booted: {_ago(proven.at, now)}" if proven else "none has ever booted"
+    of = f" of point {last.point[:_ID_DIGITS]}" if last.point else ""
+    return f"FAILED{of}, {_ago(last.at, now)} ({last.error}); {before}"
+
+
+def _code(s: Status, now: float) -> str:
+    if not trial_overdue(s.code_tried, now):
+        return f"tried {_ago(s.code_tried or now, now)}"
+    when = "never tried here" if s.code_tried is None else f"last tried {_ago(s.code_tried, now)}"
+    return f"{when}: sealift drill newest --try-recovery FILE"
+
+
+def _ago(at: float, now: float) -> str:
+    return f"{format_duration(max(0.0, now - at))} ago"
 
 
 def _running_rows(s: Status) -> list[tuple[str, str]]:
@@ -142,8 +172,12 @@ def _activity(s: Status, now: float) -> str:
             return f"{who}{f': {s.beat.phase}' if s.beat else ''}"
 
 
+def _age(at: float | None, now: float) -> float | None:
+    return None if at is None else round(max(0.0, now - at), 3)
+
+
 def _standing(s: Status, now: float) -> Standing:
-    m = s.migration
+    m, proven = s.migration, s.drills.proven if s.drills else None
     return Standing(
         migration=s.name,
         vm=m.vm_name if m else None,
@@ -159,5 +193,9 @@ def _standing(s: Status, now: float) -> Standing:
         forecast_seconds=s.forecast.final_seconds if s.forecast else None,
         forecast=s.forecast.text if s.forecast else None,
         failures=list(m.failures) if m else [],
+        drill_age_seconds=_age(s.drills.last.at if s.drills else None, now),
+        drill_error=s.drills.last.error if s.drills else None,
+        booted_age_seconds=_age(proven.at if proven else None, now),
+        code_tried_age_seconds=_age(s.code_tried, now),
         next=_next(s),
     )

@@ -14,6 +14,8 @@ from flows.cli.repository_lines import (
     VerdictLine,
 )
 from flows.cli.repository_runs import opened
+from flows.drill_records import load_trials, trial_overdue
+from flows.repositories import OpenRepository
 from flows.retaining import retention_of
 from sealift.config_repository import ReplicationPlan
 from sealift.errors import IntegrityError, UsageError
@@ -23,8 +25,10 @@ from sealift.repository.repack import Repacker, RepackReport
 from sealift.repository.repair import RepairReport, rebuild_index
 from sealift.repository.reseal import Resealer
 from sealift.repository.retention import Verdict
+from sealift.sealing import slot_objects
 from sealift.sealing.rotation import RESEAL
-from sealift.units import format_size
+from sealift.sealing.slots import SlotKind
+from sealift.units import format_duration, format_size
 
 _ID_DIGITS = 12
 Command = Literal["repository check", "verify"]
@@ -44,9 +48,12 @@ def check(output: Output, plan: ReplicationPlan, command: Command, share: float)
     """
     if not 0 <= share <= 1:
         raise UsageError(f"a share of {share:g}: write 0 to 1", next_step="correct --read-data")
-    with opened(output, plan, command) as (_, found):
+    with opened(output, plan, command) as (at, found):
         rng = random.Random()  # noqa: S311 - chooses a sample
         report = Checker(found.repository, read_share=share, rng=rng).run()
+        untried = _untried(found, at.around.clock.now().timestamp())
+        for text in untried:
+            at.say(text)
     for one in report.damage:
         points = [p.hex() for p in one.points]
         output.emit(DamageLine(what=one.what, why=one.why, points=points))
@@ -59,7 +66,21 @@ def check(output: Output, plan: ReplicationPlan, command: Command, share: float)
             next_step="keep the repository as it is; the next points replace what is damaged "
             "where the machine still has it: sealift replicate --on-tracking-loss full",
         )
-    output.summary(_checked(command, report))
+    output.summary(_checked(command, report, len(untried)))
+
+
+def _untried(found: OpenRepository, now: float) -> list[str]:
+    """A warning for each recovery code that nobody has tried for long, on this host."""
+    trials, texts = load_trials(found.state), []
+    for slot in slot_objects.list_slots(found.store):
+        tried = trials.get(slot.id)
+        if slot.description == SlotKind.RECOVERY.label and trial_overdue(tried, now):
+            when = "never" if tried is None else f"{format_duration(now - tried)} ago"
+            texts.append(
+                f"the recovery code of slot {slot.id[:_ID_DIGITS]} was last tried here: {when}; "
+                "sealift drill newest --try-recovery FILE does it"
+            )
+    return texts
 
 
 def _tell_damage(output: Output, report: CheckReport) -> None:
@@ -72,7 +93,7 @@ def _tell_damage(output: Output, report: CheckReport) -> None:
     output.table("damage", ("what", "why", "points that need it"), rows)
 
 
-def _checked(command: Command, report: CheckReport) -> RepositoryChecked:
+def _checked(command: Command, report: CheckReport, untried: int) -> RepositoryChecked:
     read = f", {report.read_packs} of them read with {report.read_chunks} chunks"
     text = f"{report.points} points stand on {report.packs} packs{read}; nothing is damaged"
     return RepositoryChecked(
@@ -82,6 +103,7 @@ def _checked(command: Command, report: CheckReport) -> RepositoryChecked:
         packs=report.packs,
         read_packs=report.read_packs,
         read_chunks=report.read_chunks,
+        untried_codes=untried,
     )
 
 

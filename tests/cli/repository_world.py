@@ -53,7 +53,8 @@ def prepare(world: Any, words: str) -> None:
     replicates = words.startswith("replicate") and "dr.yaml" in words
     if not words.startswith(_NEEDS_REPOSITORY) and not replicates:
         return
-    must(world, "repository", "init", "--plan", "dr.yaml")
+    code = ("--recovery", "code.txt") if "--try-recovery" in words else ()
+    must(world, "repository", "init", "--plan", "dr.yaml", *code)
     if words.startswith("repository keys remove") or "--drop" in words:
         add_slot(world.folder, "0123abcd")
     if words.startswith(_NEEDS_POINT):

@@ -1,6 +1,7 @@
 """The flows of a replication on a Prefect server: points, receipts, watch, prune, drills."""
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -18,18 +19,20 @@ from flows.deployments import (
     WATCH_CRON,
     deployments,
 )
+from flows.drill_records import load_drills
 from flows.watching import freshness
 from sealift.cancel import CancelToken
 from sealift.clock import SystemClock
 from sealift.config import Target
 from sealift.config_aws import AwsPlan
-from sealift.config_repository import ReplicationPlan
+from sealift.config_repository import DrillPlan, ReplicationPlan
 from sealift.errors import RepositoryRolledBackError, RpoExceededError, UsageError
 from sealift.progress import silent
 from sealift.repository.session import Repository
 from sealift.sealing import slot_objects
 from sealift.sealing.secrets import KeyFile
 from sealift.store import FileStateStore
+from tests.cli.repository_world import BOOT_SECTOR, DISK_BYTES
 from tests.flows.test_prefect_flows import artifacts, task_names
 
 ENVIRON: Mapping[str, str] = {}
@@ -154,6 +157,45 @@ def test_a_failover_from_the_newest_point_is_kept_as_an_artifact(
     assert "measured RTO" in said
 
 
+@pytest.mark.prefect
+@pytest.mark.tools
+@pytest.mark.usefixtures("prefect_server")
+def test_each_point_is_drilled_and_a_drill_that_fails_is_an_event_and_fails_no_point(
+    world: Any, plan: ReplicationPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows import replicating
+
+    emitted: list[tuple[str, dict[str, Any]]] = []
+
+    def emit(event: str, *, resource: dict[str, str], payload: dict[str, Any]) -> None:
+        emitted.append((event, {**resource, **payload}))
+
+    monkeypatch.setattr(replicating, "emit_event", emit)
+    drill = DrillPlan(after_every_point=True, accelerator="tcg", timeout=2.0)
+    drilled = plan.model_copy(update={"drill": drill})
+    state = replicating.replicate(drilled, return_state=True)
+    assert state.is_completed()
+    assert artifacts("sealift-web-dr-receipt")
+    ((event, facts),) = emitted
+    assert event == "sealift.drill.failed"
+    assert facts["prefect.resource.id"] == "sealift.replication.web-dr"
+    assert facts["code"] == "drill-failed"
+    assert Path(facts["picture"]).is_file()
+    folder = plan.state_directory(Path(os.environ["XDG_STATE_HOME"]) / "sealift")
+    kept = load_drills(FileStateStore(folder))
+    assert kept is not None
+    assert (kept.last.point, kept.last.error, kept.proven) == (facts["point"], facts["code"], None)
+
+    world.hypervisor.disks["vda"] = bytearray(BOOT_SECTOR.ljust(DISK_BYTES, b"\0"))
+    slow = drill.model_copy(update={"timeout": 60.0})
+    replicating.replicate(plan.model_copy(update={"drill": slow}))
+    assert len(emitted) == 1
+    assert "login:" in artifacts("sealift-web-dr-drill")[-1].data
+    kept = load_drills(FileStateStore(folder))
+    assert kept is not None
+    assert kept.proven == kept.last
+
+
 def test_what_is_deployed_of_a_replication(plan: ReplicationPlan) -> None:
     made = {d.flow_name: d for d in deployments(plan, DEFAULT_CRON)}
     crons = {
@@ -170,6 +212,9 @@ def test_what_is_deployed_of_a_replication(plan: ReplicationPlan) -> None:
         "sealift-failover-planned": [],
     }
     assert all(d.parameters["plan"]["replication"] == "web-dr" for d in made.values())
+    scheduled = plan.model_copy(update={"drill": DrillPlan(schedule="5 4 * * 0")})
+    (weekly,) = [d for d in deployments(scheduled, DEFAULT_CRON) if d.flow_name == "sealift-drill"]
+    assert [getattr(s.schedule, "cron", None) for s in weekly.schedules or ()] == ["5 4 * * 0"]
     without = deployments(plan.model_copy(update={"rpo": None}), None)
     assert not any(d.schedules for d in without)
 

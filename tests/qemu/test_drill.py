@@ -91,6 +91,28 @@ def test_a_disk_that_does_not_boot_fails_with_the_last_words(short: Path, empty:
         drill.wait_for(re.compile("never"), 1, CancelToken())
 
 
+def niceness(folder: Path) -> set[int]:
+    """Of every thread of the QEMU that works in a folder."""
+    found = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes()
+            if str(folder).encode() in words and b"sealift-drill" in words:
+                stats = [task.read_text() for task in process.glob("task/*/stat")]
+                found |= {int(stat.rpartition(")")[2].split()[16]) for stat in stats}
+        except OSError:  # it ended
+            continue
+    return found
+
+
+def test_a_drill_stands_back_behind_whatever_else_the_host_does(
+    short: Path, empty: DrillSpec
+) -> None:
+    with DrillMachine(empty, short, SystemClock()):
+        (found,) = niceness(short)
+    assert found >= 10
+
+
 def test_a_stop_ends_the_wait(short: Path, empty: DrillSpec) -> None:
     cancel = CancelToken()
     with DrillMachine(empty, short, SystemClock()) as drill:

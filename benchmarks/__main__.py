@@ -15,6 +15,7 @@ from benchmarks import (
     completion,
     ebs_seed,
     final_sync,
+    full,
     machine,
     memory,
     mounting,
@@ -43,6 +44,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "completion": completion.measure,
     "repository": repository.measure,
     "vast": vast.measure,
+    "full": full.measure,
     "mount": mounting.measure,
     "seal": sealing.measure,
 }

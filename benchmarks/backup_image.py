@@ -9,7 +9,7 @@ import random
 import shutil
 import subprocess
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from connectors.local import RawFileReader
@@ -70,21 +70,23 @@ class Tracked(RawFileReader):
 
     def extents(self, start: int, length: int) -> Iterator[Extent]:
         """See ``DiskReader.extents``."""
-        return coalesce(self._marked(start, start + length))
+        return coalesce(marked(self._dirty, start, start + length))
 
-    def _marked(self, start: int, end: int) -> Iterator[Extent]:
-        first, after = (bisect_left(self._dirty, at // GRANULE) for at in (start, end - 1))
-        at = start
-        for granule in self._dirty[first : after + 1]:
-            low = max(at, granule * GRANULE)
-            high = min(end, (granule + 1) * GRANULE)
-            if at < min(low, end):
-                yield Extent(at, min(low, end) - at, Kind.CLEAN)
-            if low < high:
-                yield Extent(low, high - low, Kind.DATA)
-                at = high
-        if at < end:
-            yield Extent(at, end - at, Kind.CLEAN)
+
+def marked(dirty: Sequence[int], start: int, end: int) -> Iterator[Extent]:
+    """Granules of an ascending list as DATA, what is between them as CLEAN; not joined."""
+    first, after = (bisect_left(dirty, at // GRANULE) for at in (start, end - 1))
+    at = start
+    for granule in dirty[first : after + 1]:
+        low = max(at, granule * GRANULE)
+        high = min(end, (granule + 1) * GRANULE)
+        if at < min(low, end):
+            yield Extent(at, min(low, end) - at, Kind.CLEAN)
+        if low < high:
+            yield Extent(low, high - low, Kind.DATA)
+            at = high
+    if at < end:
+        yield Extent(at, end - at, Kind.CLEAN)
 
 
 def _copy_real(where: Path, wanted: int) -> None:

@@ -119,10 +119,16 @@ class Borg:
 class Ours:
     """A repository in a folder, with journal and local index as a replication has them."""
 
-    def __init__(self, image: Path, folder: Path, ring: KeyRing | None = None) -> None:
+    def __init__(
+        self,
+        image: Path,
+        folder: Path,
+        ring: KeyRing | None = None,
+        store: FolderObjectStore | None = None,
+    ) -> None:
         self._image, self._folder = image, folder
-        there = (folder / "sealift").exists()
-        self._store = FolderObjectStore.open(folder / "sealift", create=True)
+        self._store = store or FolderObjectStore.open(folder / "sealift", create=True)
+        there = (folder / "sealift" / "commits").exists()
         self._state = FileStateStore(folder / "state")
         ring = ring or KeyRing(RootKey.generate(), os.urandom(16), 1)
         begin = Repository.open if there else Repository.init
@@ -139,8 +145,13 @@ class Ours:
         """One more point, on the last one."""
         seq = len(self._points) + 1
         base = self._points[-1].disks[0].tree if self._points else None
-        tree = self._synced(seq, reader, base)
-        disk = VmDisk("vda", reader.size, "virtio-blk")
+        self.publish(reader.size, self._synced(seq, reader, base))
+
+    def publish(self, size: int, tree: Tree) -> None:
+        """Make a point of a tree."""
+        seq = len(self._points) + 1
+        base = self._points[-1].disks[0].tree if self._points else None
+        disk = VmDisk("vda", size, "virtio-blk")
         vm = SourceVm("bench", "bench", "boot", Firmware.BIOS, "x86_64", 1, MiB, (disk,))
         now = int(CLOCK.now().timestamp() * 1000)
         point = PointManifest(

@@ -25,6 +25,8 @@ class Scale:
         backup_rounds: how often they are compared.
         vast_bytes: sparse disk that is kept in a repository.
         vast_data_bytes: data scattered over it.
+        full_bytes: full disk of made-up chunks that is kept in a repository.
+        full_points: how many more points there are of it.
         pairs: repetitions of short measurements.
         few_pairs: repetitions of long ones.
     """
@@ -44,6 +46,8 @@ class Scale:
     seal_bytes: int
     vast_bytes: int
     vast_data_bytes: int
+    full_bytes: int
+    full_points: int
     pairs: int
     few_pairs: int
 
@@ -64,6 +68,8 @@ FULL = Scale(
     seal_bytes=96 * MiB,
     vast_bytes=1 * TiB,
     vast_data_bytes=1 * GiB,
+    full_bytes=1 * TiB,
+    full_points=30,
     pairs=5,
     few_pairs=3,
 )
@@ -83,6 +89,8 @@ TINY = Scale(
     seal_bytes=8 * MiB,
     vast_bytes=4 * GiB,
     vast_data_bytes=8 * MiB,
+    full_bytes=512 * MiB,
+    full_points=3,
     pairs=1,
     few_pairs=1,
 )

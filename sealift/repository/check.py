@@ -12,7 +12,7 @@ from sealift.repository.packs import Entry, Toc, read_toc
 from sealift.repository.points import PointManifest
 from sealift.repository.session import MAX_INDEX_OBJECT_BYTES, Repository
 from sealift.repository.tree import ID_BYTES, NODE_BYTES, ZERO_ID, Tree, decode_node
-from sealift.repository.walk import NodeLoader
+from sealift.repository.walk import NodeLoader, SeenNodes
 from sealift.sealing.chunks import ChunkKind
 
 
@@ -95,7 +95,7 @@ class Checker:
         """
         refs = self._repository.refresh().commit.points
         manifests = [(ref, m) for ref in refs if (m := self._manifest(ref)) is not None]
-        seen: set[bytes] = set()
+        seen = SeenNodes(self._repository)
         for _, manifest in manifests:
             for disk in manifest.disks:
                 self._walk(disk.tree.height - 1, disk.tree.root, seen)
@@ -119,10 +119,9 @@ class Checker:
             self._found.manifests[ref.manifest] = (error.message, ref.id)
             return None
 
-    def _walk(self, level: int, node: bytes, seen: set[bytes]) -> None:
-        if node == ZERO_ID or node in seen:
+    def _walk(self, level: int, node: bytes, seen: SeenNodes) -> None:
+        if node == ZERO_ID or not seen.add(node):
             return
-        seen.add(node)
         self._need(ChunkKind.NODE, {node})
         try:
             ids = decode_node(level, self._loader.load(node))

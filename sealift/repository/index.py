@@ -1,8 +1,9 @@
-"""Which chunk lies where: what the index objects of the head say, in a database that can be lost.
+"""Which chunk lies where: what the index objects of the head say, in files that can be lost.
 
-The database is made of sealed index objects and nothing else; it knows which ones. Without it,
-or when it is damaged, they are read again. What was stored since the last commit is kept in
-memory, up to a bound, and then in the database too.
+The files are made of sealed index objects and nothing else; a small database knows which ones,
+which packs are in them, and which sorted runs hold the places of their chunks. Without it, or when
+anything is damaged, the index objects are read again. What was stored since the last commit is
+kept in memory, up to a bound, and then in a run too.
 """
 
 import fcntl
@@ -10,23 +11,20 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from sealift.errors import LocalStateError
 from sealift.private import make_private_folder, open_private
 from sealift.repository.commits import IndexRef
-from sealift.repository.packs import Entry, Toc
+from sealift.repository.packs import MAX_ENTRIES, Toc
+from sealift.repository.sorted_runs import DamagedRunError, Record, SortedRuns
 from sealift.sealing.chunks import ChunkKind
 
-PENDING_ENTRIES = 200_000
-"""Chunks that are kept in memory, some 60 MiB; more go to the database."""
-CACHE_KIB = 64 * 1024
-"""Pages of the database that are kept in memory."""
-_BATCH = 500
-"""Ids of one query; SQLite takes 32,766 parameters, and plans for fewer faster."""
-_VERSION = 1
+PENDING_ENTRIES = 400_000
+"""Chunks that are kept in memory, some 100 MiB; more go to a run."""
+_VERSION = 2
 
 _SCHEMA = """
 CREATE TABLE sources (name TEXT PRIMARY KEY, digest BLOB NOT NULL);
@@ -35,13 +33,9 @@ CREATE TABLE packs (no INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT UNIQUE NOT N
 CREATE TABLE members (source TEXT NOT NULL, pack INTEGER NOT NULL, PRIMARY KEY (source, pack))
     WITHOUT ROWID;
 CREATE INDEX packs_of ON members (pack);
-CREATE TABLE chunks (id BLOB NOT NULL, pack INTEGER NOT NULL, at INTEGER NOT NULL,
-    length INTEGER NOT NULL, plain INTEGER NOT NULL, epoch INTEGER NOT NULL,
-    codec INTEGER NOT NULL, position INTEGER NOT NULL, PRIMARY KEY (id, pack)) WITHOUT ROWID;
+CREATE TABLE runs (name TEXT PRIMARY KEY, count INTEGER NOT NULL, bits INTEGER NOT NULL);
 """
-
-_WHERE = "SELECT id, pack, at, length, plain, epoch, codec FROM chunks WHERE id IN"
-_WHICH = "SELECT id, pack, position FROM chunks WHERE id IN"
+_NO_PACKS = "DELETE FROM packs WHERE no NOT IN (SELECT pack FROM members)"
 
 
 class Location(NamedTuple):
@@ -76,11 +70,11 @@ class PackRow(NamedTuple):
 class ChunkIndex:
     """Chunk id to place. Thread-safe.
 
-    Memory: ``PENDING_ENTRIES`` and ``CACHE_KIB``, whatever the repository's size.
+    Memory: ``PENDING_ENTRIES``, 200 bytes a pack, and what ``SortedRuns`` take.
 
     Args:
-        folder: where the database lives; None = in a temporary file that goes with the process.
-        name: of the database: one for each repository.
+        folder: where the files live; None = in temporary ones that go with the process.
+        name: of the files: one for each repository.
     """
 
     def __init__(self, folder: Path | None, name: str) -> None:
@@ -89,17 +83,18 @@ class ChunkIndex:
         self._guard = -1
         if folder is not None:
             self._claim(folder, name)
+        self._runs = SortedRuns(folder if self._path else None, name)
         self._db = self._opened()
-        self._pending: dict[ChunkKind, dict[bytes, tuple[str, Entry]]] = {
-            kind: {} for kind in ChunkKind
-        }
-        self._pending_tocs: dict[str, Toc] = {}
-        self._known_packs = self._read_packs()
+        self._pending: dict[ChunkKind, dict[bytes, int]] = {kind: {} for kind in ChunkKind}
+        self._pending_tocs: dict[int, Toc] = {}
+        self._pending_numbers: dict[str, int] = {}
+        self._last_pending = 0
+        self._read_packs()
 
-    # ------------------------------------------------------------------ the file
+    # ------------------------------------------------------------------ the files
 
     def _claim(self, folder: Path, name: str) -> None:
-        """Use the file, unless another process does: it would see packs come and go."""
+        """Use the files, unless another process does: it would see packs come and go."""
         make_private_folder(folder)
         self._guard = open_private(folder, f"{name}.lock", os.O_RDWR | os.O_CREAT)
         try:
@@ -114,13 +109,12 @@ class ChunkIndex:
     def _opened(self) -> sqlite3.Connection:
         try:
             return self._connected()
-        except sqlite3.DatabaseError:
+        except (sqlite3.DatabaseError, DamagedRunError):
             self._remove()
             return self._connected()
 
     def _connected(self) -> sqlite3.Connection:
         db = sqlite3.connect(self._path or "", check_same_thread=False, isolation_level=None)
-        db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         db.execute(f"PRAGMA journal_mode = {'WAL' if self._path else 'MEMORY'}")
         db.execute("PRAGMA synchronous = NORMAL")
         (version,) = db.execute("PRAGMA user_version").fetchone()
@@ -128,10 +122,12 @@ class ChunkIndex:
             raise sqlite3.DatabaseError("of another version")
         if version == 0:
             db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;")
-        db.execute("DELETE FROM packs WHERE no NOT IN (SELECT pack FROM members)")
+        db.execute(_NO_PACKS)
+        self._runs.load(db.execute("SELECT name, count, bits FROM runs").fetchall())
         return db
 
     def _remove(self) -> None:
+        self._runs.remove()
         if self._path is not None:
             for suffix in ("", "-wal", "-shm"):
                 with suppress(FileNotFoundError):
@@ -139,8 +135,9 @@ class ChunkIndex:
             os.close(open_private(self._path.parent, self._path.name, os.O_RDWR | os.O_CREAT))
 
     def close(self) -> None:
-        """Free the file; idempotent."""
+        """Free the files; idempotent."""
         self._db.close()
+        self._runs.close()
         if self._guard >= 0:
             os.close(self._guard)
             self._guard = -1
@@ -161,90 +158,102 @@ class ChunkIndex:
         wanted = {ref.name: ref for ref in refs}
         with self._lock, self._errors():
             known = dict(self._db.execute("SELECT name, digest FROM sources").fetchall())
-        for name, digest in known.items():
-            if name not in wanted or wanted[name].digest != digest:
-                self._forget_source(name)
+        gone = [n for n, digest in known.items() if n not in wanted or wanted[n].digest != digest]
+        if gone:
+            self._forget_sources(gone)
+        learned: list[tuple[IndexRef, list[Toc]]] = []
         for name, ref in wanted.items():
             if known.get(name) != ref.digest:
-                self._learn_source(ref, fetch(ref))
+                learned.append((ref, fetch(ref)))
+            if sum(len(toc) for _, tocs in learned for toc in tocs) > PENDING_ENTRIES:
+                self._learn_sources(learned)
+                learned = []
+        self._learn_sources(learned)
         self._forget_pending(pending)
-        self._known_packs = self._read_packs()
+
+    def _forget_sources(self, names: Sequence[str]) -> None:
+        with self._changing() as db:
+            for name in names:
+                db.execute("DELETE FROM members WHERE source = ?", (name,))
+                db.execute("DELETE FROM sources WHERE name = ?", (name,))
+            # records of chunks stay, they lead to no pack; numbers of packs never come again
+            db.execute(_NO_PACKS)
+
+    def _learn_sources(self, learned: Sequence[tuple[IndexRef, list[Toc]]]) -> None:
+        if not learned:
+            return
+        with self._changing() as db:
+            fresh: list[tuple[int, Toc]] = []
+            for ref, tocs in learned:
+                for toc in tocs:
+                    no = self._number(db, toc, fresh)
+                    db.execute("INSERT OR IGNORE INTO members VALUES (?, ?)", (ref.name, no))
+                db.execute("INSERT OR REPLACE INTO sources VALUES (?, ?)", (ref.name, ref.digest))
+            self._runs.write(fresh)
+        for _, tocs in learned:
+            for toc in tocs:
+                self._settle(toc.pack)  # what is in a run need not be kept in memory
 
     def _forget_pending(self, but: Collection[str]) -> None:
         """What is pending no more was committed, and is in an index object, or is gone."""
-        for toc in [t for name, t in self._pending_tocs.items() if name not in but]:
-            self._settle(toc)
-        with self._lock, self._transaction() as db:
+        for name in [name for name in self._pending_numbers if name not in but]:
+            self._settle(name)
+        with self._lock, self._errors():
             query = "SELECT no, name FROM packs, members WHERE pack = no AND source = ''"
-            spilled = [no for no, name in db.execute(query).fetchall() if name not in but]
-            db.executemany(
-                "DELETE FROM members WHERE source = '' AND pack = ?", [(n,) for n in spilled]
-            )
-            db.execute("DELETE FROM packs WHERE no NOT IN (SELECT pack FROM members)")
+            spilled = [no for no, name in self._db.execute(query).fetchall() if name not in but]
+        if spilled:
+            with self._changing() as db:
+                drop = "DELETE FROM members WHERE source = '' AND pack = ?"
+                db.executemany(drop, [(no,) for no in spilled])
+                db.execute(_NO_PACKS)
 
-    def _forget_source(self, name: str) -> None:
-        with self._lock, self._transaction() as db:
-            db.execute("DELETE FROM members WHERE source = ?", (name,))
-            db.execute("DELETE FROM sources WHERE name = ?", (name,))
-            # rows of chunks stay, they lead to no pack; numbers of packs never come again
-            db.execute("DELETE FROM packs WHERE no NOT IN (SELECT pack FROM members)")
-
-    def _learn_source(self, ref: IndexRef, tocs: list[Toc]) -> None:
-        with self._lock, self._transaction() as db:
-            for toc in tocs:
-                no = self._insert_pack(db, toc)
-                db.execute("INSERT OR IGNORE INTO members VALUES (?, ?)", (ref.name, no))
-            db.execute("INSERT OR REPLACE INTO sources VALUES (?, ?)", (ref.name, ref.digest))
-        for toc in tocs:
-            self._settle(toc)  # what the database knows need not be kept in memory
-
-    def _insert_pack(self, db: sqlite3.Connection, toc: Toc) -> int:
+    def _number(self, db: sqlite3.Connection, toc: Toc, fresh: list[tuple[int, Toc]]) -> int:
+        """The number of a pack; of a new one the table is ``fresh``."""
         row = db.execute("SELECT no FROM packs WHERE name = ?", (toc.pack,)).fetchone()
         if row is not None:
             return int(row[0])
         values = (toc.pack, toc.kind.value, toc.size, len(toc))
         query = "INSERT INTO packs (name, kind, size, count) VALUES (?, ?, ?, ?)"
-        no = db.execute(query, values).lastrowid
-        db.executemany(
-            "INSERT OR REPLACE INTO chunks VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                (e.id, no, e.offset, e.length, e.plain, e.epoch, e.codec, position)
-                for position, e in enumerate(toc.entries())
-            ),
-        )
-        return int(no or 0)
+        no = int(db.execute(query, values).lastrowid or 0)
+        fresh.append((no, toc))
+        return no
 
-    def _settle(self, toc: Toc) -> None:
-        """Keep it in memory no more."""
+    def _settle(self, name: str) -> None:
+        """Keep a pack in memory no more."""
         with self._lock:
-            if self._pending_tocs.pop(toc.pack, None) is not None:
-                entries = self._pending[toc.kind]
-                for entry in toc.entries():
-                    if entries.get(entry.id, ("",))[0] == toc.pack:
-                        del entries[entry.id]
+            number = self._pending_numbers.pop(name, None)
+            if number is not None:
+                toc = self._pending_tocs.pop(number)
+                held = self._pending[toc.kind]
+                for one in toc.ids():
+                    if held.get(one, -1) // MAX_ENTRIES == number:
+                        del held[one]
 
     # ------------------------------------------------------------------ pending packs
 
     def add(self, toc: Toc) -> None:
         """Know a pack that no commit names yet."""
         with self._lock:
-            self._pending_tocs[toc.pack] = toc
-            entries = self._pending[toc.kind]
-            for entry in toc.entries():
-                entries[entry.id] = (toc.pack, entry)
+            self._last_pending += 1
+            self._pending_tocs[self._last_pending] = toc
+            self._pending_numbers[toc.pack] = self._last_pending
+            first = self._last_pending * MAX_ENTRIES
+            places = range(first, first + len(toc))
+            self._pending[toc.kind].update(zip(toc.ids(), places, strict=True))
             full = sum(len(held) for held in self._pending.values()) > PENDING_ENTRIES
         if full:
             self._spill()
 
     def _spill(self) -> None:
-        with self._lock, self._transaction() as db:
+        with self._changing() as db:
+            fresh: list[tuple[int, Toc]] = []
+            names = list(self._pending_numbers)
             for toc in self._pending_tocs.values():
-                no = self._insert_pack(db, toc)
+                no = self._number(db, toc, fresh)
                 db.execute("INSERT OR IGNORE INTO members VALUES ('', ?)", (no,))
-            self._pending_tocs.clear()
-            for held in self._pending.values():
-                held.clear()
-        self._known_packs = self._read_packs()
+            self._runs.write(fresh)
+        for name in names:
+            self._settle(name)
 
     # ------------------------------------------------------------------ questions
 
@@ -253,9 +262,7 @@ class ChunkIndex:
         with self._lock:
             pending = self._pending[kind]
             found = {one for one in ids if one in pending}
-            if self._known_packs and len(found) < len(ids):
-                rest = [one for one in ids if one not in found]
-                found.update(row[0] for row, _ in self._rows(_WHICH, kind, rest))
+            found.update(self._records(kind, [one for one in ids if one not in found]))
         return found
 
     def find(self, kind: ChunkKind, ids: Iterable[bytes]) -> dict[bytes, Location]:
@@ -268,10 +275,10 @@ class ChunkIndex:
                 if held is None:
                     rest.append(one)
                 else:
-                    found[one] = Location(held[0], *held[1][1:])
-            if self._known_packs:
-                for row, pack in self._rows(_WHERE, kind, rest):
-                    found[row[0]] = Location(pack.name, *row[2:])
+                    toc = self._pending_tocs[held // MAX_ENTRIES]
+                    found[one] = Location(toc.pack, *toc.entry(held % MAX_ENTRIES)[1:])
+            for one, row in self._records(kind, rest).items():
+                found[one] = Location(self._known_packs[row.pack].name, *row[1:6])
         return found
 
     def packs_of(self, kind: ChunkKind, ids: Iterable[bytes]) -> tuple[set[str], list[bytes]]:
@@ -285,18 +292,28 @@ class ChunkIndex:
                 if held is None:
                     rest.append(one)
                 else:
-                    names.add(held[0])
-            found = {}
-            if self._known_packs and rest:
-                found = {row[0]: pack.name for row, pack in self._rows(_WHICH, kind, rest)}
-        names.update(found.values())
+                    names.add(self._pending_tocs[held // MAX_ENTRIES].pack)
+            found = self._records(kind, rest)
+            names.update({self._known_packs[no].name for no in {r.pack for r in found.values()}})
         return names, [one for one in rest if one not in found]
 
     def places(self, kind: ChunkKind, ids: Sequence[bytes]) -> Iterator[tuple[bytes, int, int]]:
         """(id, number of pack, position in it) of every copy of ``ids`` that is committed."""
-        with self._lock:
-            rows = list(self._rows(_WHICH, kind, ids))
-        return ((row[0], row[1], row[2]) for row, _ in rows if row[1] not in self._spilled)
+        lives = self._by_kind[kind]
+        with self._lock, self._errors():
+            rows = [row for one in ids for row in self._runs.every(one) if row.pack in lives]
+            self._tidy()
+        return ((row.id, row.pack, row.position) for row in rows if row.pack not in self._spilled)
+
+    def _records(self, kind: ChunkKind, ids: Sequence[bytes]) -> dict[bytes, Record]:
+        """Those of packs of this kind that are there; under the lock."""
+        lives = self._by_kind[kind]
+        if not ids or not lives:
+            return {}
+        with self._errors():
+            found = self._runs.find(ids, lives.__contains__)
+            self._tidy()
+        return found
 
     def packs(self) -> list[PackRow]:
         """Every pack of the followed index objects."""
@@ -309,38 +326,62 @@ class ChunkIndex:
 
     def pack_size(self, name: str) -> int:
         """Bytes of a pack; 0 when it is not known."""
-        toc = self._pending_tocs.get(name)
+        number = self._pending_numbers.get(name)
+        toc = self._pending_tocs.get(number) if number is not None else None
         if toc is not None:
             return toc.size
         row = self._known_packs.get(self._numbers.get(name, 0))
         return row.size if row else 0
 
-    def _rows(
-        self, select: str, kind: ChunkKind, ids: Sequence[bytes]
-    ) -> Iterator[tuple[tuple[Any, ...], PackRow]]:
-        """Rows of chunks with their packs; rows whose pack was forgotten lead nowhere."""
-        for at in range(0, len(ids), _BATCH):
-            part = ids[at : at + _BATCH]
-            query = f"{select} ({','.join('?' * len(part))})"
-            with self._errors():
-                rows = self._db.execute(query, part).fetchall()
-            for row in rows:
-                pack = self._known_packs.get(row[1])
-                if pack is not None and pack.kind is kind:
-                    yield row, pack
-
-    def _read_packs(self) -> dict[int, PackRow]:
+    def _read_packs(self) -> None:
         """Packs by number; 200 bytes each, 7 MiB for a full TiB."""
-        with self._lock, self._errors():
-            rows = self._db.execute("SELECT no, name, kind, size, count FROM packs").fetchall()
-            named = "SELECT pack FROM members WHERE source != ''"
-            committed = {no for (no,) in self._db.execute(named)}
+        rows = self._db.execute("SELECT no, name, kind, size, count FROM packs").fetchall()
+        named = self._db.execute("SELECT pack FROM members WHERE source != ''")
+        committed = {no for (no,) in named}
         found = {row[0]: PackRow(row[0], row[1], ChunkKind(row[2]), *row[3:]) for row in rows}
         self._numbers = {row.name: no for no, row in found.items()}
         self._spilled = found.keys() - committed
-        return found
+        self._by_kind = {
+            kind: frozenset(no for no, row in found.items() if row.kind is kind)
+            for kind in ChunkKind
+        }
+        self._live = sum(row.chunks for row in found.values())
+        self._known_packs = found
+
+    def _tidy(self) -> None:
+        """Make few runs of many where that is due; under the lock."""
+        if self._runs.due(self._live):
+            with self._restoring(), self._transaction() as db:
+                merged = self._runs.merge(self._live, self._known_packs.keys())
+                self._note_runs(db)
+            self._runs.drop(merged)
 
     # ------------------------------------------------------------------ the database
+
+    @contextmanager
+    def _changing(self) -> Iterator[sqlite3.Connection]:
+        """Packs and runs change together, and nobody sees the one without the other."""
+        with self._lock:
+            with self._restoring(), self._transaction() as db:
+                yield db
+                self._note_runs(db)
+            with self._errors():
+                self._read_packs()
+            self._tidy()
+
+    @contextmanager
+    def _restoring(self) -> Iterator[None]:
+        """After a failure numbers of packs are given anew: no run may know the old ones."""
+        before = self._runs.all
+        try:
+            yield
+        except BaseException:
+            self._runs.back_to(before)
+            raise
+
+    def _note_runs(self, db: sqlite3.Connection) -> None:
+        db.execute("DELETE FROM runs")
+        db.executemany("INSERT INTO runs VALUES (?, ?, ?)", self._runs.known())
 
     def _transaction(self) -> "_Transaction":
         return _Transaction(self._db, self._errors())
@@ -359,8 +400,8 @@ class _DatabaseErrors:
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, sqlite3.Error):
-            if self._path is not None and not isinstance(error, sqlite3.OperationalError):
+        if isinstance(error, sqlite3.Error | DamagedRunError | OSError):
+            if self._path is not None and not isinstance(error, sqlite3.OperationalError | OSError):
                 with suppress(OSError):
                     os.unlink(self._path)
             raise LocalStateError(
@@ -386,5 +427,5 @@ class _Transaction:
             else:
                 with suppress(sqlite3.Error):
                     self._db.execute("ROLLBACK")
-                if isinstance(error, sqlite3.Error):
+                if isinstance(error, sqlite3.Error | DamagedRunError | OSError):
                     raise error

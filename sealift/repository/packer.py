@@ -7,7 +7,7 @@ hashing, compression, encryption and uploads happen outside of it.
 import hashlib
 import struct
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from sealift.errors import IntegrityError, ObjectMissingError, SealiftError
 from sealift.objects import Bytes, ObjectStore
@@ -324,20 +324,19 @@ class Packer:
             self._tocs.append(toc)
             self._toc_bytes += len(toc.body)
             self._packs[toc.pack] = toc.size
+            self._write_index(self._due_tocs(least=MAX_INDEX_BYTES))
             found += 1
         return found
 
-    def _noted(self) -> list[Toc]:
-        tocs: list[Toc] = []
+    def _noted(self) -> Iterator[Toc]:
         data = b""
         for record in self._opened_log().records():
             kind, length = _PART.unpack_from(record)
             data += record[_PART.size :]
             if kind == b"L":
                 if len(data) == length:
-                    tocs += decode_index(self._log_name, data)
+                    yield from decode_index(self._log_name, data)
                 data = b""
-        return tocs
 
 
 def read_index(store: ObjectStore, records: RecordSealer, ref: IndexRef, limit: int) -> list[Toc]:

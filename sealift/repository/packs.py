@@ -30,6 +30,7 @@ MAX_ENTRIES = 1 << 17
 """Chunks of a pack: of 64 MiB filled with the smallest nodes."""
 
 _ENTRY = struct.Struct(">32sIIIIB")
+ENTRY_BYTES = _ENTRY.size
 _HEAD = struct.Struct(">BI")
 _INDEX_HEAD = struct.Struct(">16sBQI")
 _TRAILER = struct.Struct(">I4s")
@@ -79,6 +80,14 @@ class Toc:
     def entries(self) -> Iterator[Entry]:
         """Unpacked, in the order of the pack."""
         return map(Entry._make, _ENTRY.iter_unpack(self.body))
+
+    def entry(self, position: int) -> Entry:
+        """One of them."""
+        return Entry._make(_ENTRY.unpack_from(self.body, position * ENTRY_BYTES))
+
+    def ids(self) -> list[bytes]:
+        """Content ids alone, in the order of the pack."""
+        return [self.body[at : at + 32] for at in range(0, len(self.body), ENTRY_BYTES)]
 
 
 class PackBuilder:

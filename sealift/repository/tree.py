@@ -287,11 +287,15 @@ def _added(load: Load, level: int, old: _Ref, new: _Ref) -> Iterator[tuple[int, 
         return
     if new.level == level:
         yield level, new.id
-    for was, now in zip(_below(load, level, old), _below(load, level, new), strict=True):
-        if level:
+    if level:
+        for _, was, now in _differing(load, level, old, new):
             yield from _added(load, level - 1, was, now)
-        elif now not in (was, _NOTHING):
-            yield -1, now.id
+        return
+    before, after = _ids(load, 0, old), _ids(load, 0, new)
+    for at in range(0, NODE_BYTES, ID_BYTES):
+        one = after[at : at + ID_BYTES]
+        if one not in (before[at : at + ID_BYTES], ZERO_ID):
+            yield -1, one
 
 
 def _ref(tree: Tree) -> _Ref:
@@ -304,15 +308,40 @@ def _changed(
     if old == new or first >= chunks:
         return
     span = FANOUT**level
-    pairs = zip(_below(load, level, old), _below(load, level, new), strict=True)
-    for slot, (was, now) in enumerate(pairs):
+    for slot, was, now in _differing(load, level, old, new):
         at = first + slot * span
-        if was == now or at >= chunks:
-            continue
+        if at >= chunks:
+            return
         if level == 0:
             yield at, 1
         else:
             yield from _changed(load, level - 1, at, was, now, chunks)
+
+
+def _differing(load: Load, level: int, old: _Ref, new: _Ref) -> Iterator[tuple[int, _Ref, _Ref]]:
+    """(slot, below the one, below the other) where two nodes, or what stands for one, differ."""
+    if _stands_in(level, old) or _stands_in(level, new):
+        pairs = zip(_below(load, level, old), _below(load, level, new), strict=True)
+        yield from ((slot, was, now) for slot, (was, now) in enumerate(pairs) if was != now)
+        return
+    before, after = _ids(load, level, old), _ids(load, level, new)
+    below = max(level - 1, 0)
+    for slot, at in enumerate(range(0, NODE_BYTES, ID_BYTES)):
+        one, other = before[at : at + ID_BYTES], after[at : at + ID_BYTES]
+        if one != other:
+            yield slot, _of(one, below), _of(other, below)
+
+
+def _stands_in(level: int, ref: _Ref) -> bool:
+    return ref.level < level and ref != _NOTHING
+
+
+def _ids(load: Load, level: int, ref: _Ref) -> bytes:
+    return _ZERO_NODE if ref == _NOTHING else decode_node(level, load(ref.id))
+
+
+def _of(one: bytes, level: int) -> _Ref:
+    return _NOTHING if one == ZERO_ID else _Ref(one, level)
 
 
 def _below(load: Load, level: int, ref: _Ref) -> list[_Ref]:
@@ -320,9 +349,8 @@ def _below(load: Load, level: int, ref: _Ref) -> list[_Ref]:
         return [_NOTHING] * FANOUT
     if ref.level < level:
         return [ref] + [_NOTHING] * (FANOUT - 1)
-    ids = decode_node(level, load(ref.id))
-    found = (ids[at : at + ID_BYTES] for at in range(0, NODE_BYTES, ID_BYTES))
-    return [_NOTHING if one == ZERO_ID else _Ref(one, max(level - 1, 0)) for one in found]
+    ids, below = _ids(load, level, ref), max(level - 1, 0)
+    return [_of(ids[at : at + ID_BYTES], below) for at in range(0, NODE_BYTES, ID_BYTES)]
 
 
 def _height(chunks: int) -> int:

@@ -15,6 +15,8 @@ _PACKS_KEPT = 3
 _REQUEST_BYTES = 256 * KiB
 """What costs as much to read as a request: a pack is read whole once it was asked that often for
 single nodes. Where many points changed a little each, neighbours do not share a pack."""
+NODES_SEEN = 1_000_000
+"""Nodes that are told apart by their ids, as a full disk of 3 TiB has them; more by their place."""
 
 
 class NodeLoader:
@@ -58,10 +60,44 @@ class NodeLoader:
         return whole[where.offset : where.offset + where.length]
 
 
+class SeenNodes:
+    """Which nodes were seen: exactly, and in bounded memory. Not thread-safe.
+
+    Memory: 110 bytes for each of ``NODES_SEEN`` nodes, and one bit for each more.
+
+    Args:
+        repository: opened.
+    """
+
+    def __init__(self, repository: Repository) -> None:
+        self._repository = repository
+        self._seen: set[bytes] = set()
+        self._bits: dict[int, bytearray] = {}
+
+    def add(self, node: bytes) -> bool:
+        """Whether the node is seen for the first time."""
+        if node in self._seen:
+            return False
+        if len(self._seen) >= NODES_SEEN:
+            place = min(self._repository.index.places(ChunkKind.NODE, [node]), default=None)
+            if place is not None:
+                return self._mark(*place[1:])
+        self._seen.add(node)
+        return True
+
+    def _mark(self, pack: int, position: int) -> bool:
+        bits = self._bits.setdefault(pack, bytearray())
+        at, bit = position >> 3, 1 << (position & 7)
+        bits.extend(bytes(max(0, at + 1 - len(bits))))
+        new = not bits[at] & bit
+        bits[at] |= bit
+        return new
+
+
 class Marker:
     """Which packs a set of trees needs.
 
-    Memory: about 100 bytes for each distinct node, 25 MiB for a full TiB.
+    Memory: see ``NodeLoader`` and ``SeenNodes``.
 
     Args:
         repository: opened, its head followed.
@@ -71,7 +107,7 @@ class Marker:
     def __init__(self, repository: Repository, avoid: Iterable[str]) -> None:
         self._repository = repository
         self._loader = NodeLoader(repository)
-        self._seen: set[bytes] = set()
+        self._seen = SeenNodes(repository)
         names = {row.name: row.no for row in repository.index.packs()}
         self._avoid = {names[name] for name in avoid if name in names}
         self.used: set[int] = set()
@@ -86,16 +122,11 @@ class Marker:
         Raises:
             IntegrityError: a node cannot be read.
         """
-        for level, node, ids in nodes(tree, self._loader.load, self._enter):
+        for level, node, ids in nodes(tree, self._loader.load, self._seen.add):
             self._use(ChunkKind.NODE, {node}, missing)
             if level == 0:
                 slots = {ids[at : at + ID_BYTES] for at in range(0, NODE_BYTES, ID_BYTES)}
                 self._use(ChunkKind.DATA, slots - {ZERO_ID}, missing)
-
-    def _enter(self, node: bytes) -> bool:
-        new = node not in self._seen
-        self._seen.add(node)
-        return new
 
     def _use(
         self, kind: ChunkKind, ids: set[bytes], missing: Callable[[ChunkKind, bytes], None]

@@ -10,6 +10,7 @@ import pytest
 from benchmarks.measure import Bar, Pairs, Row, Sense
 
 ROOT = Path(__file__).parents[2]
+FULL_STEPS = ["seed", "sync", "scattered", "list", "check", "prune"]
 LINE = re.compile(
     r"^bench ([a-z0-9-]+) ratio -?\d+\.\d{3} bar \d+\.\d{3} (ok|short)$", re.MULTILINE
 )
@@ -48,6 +49,14 @@ LINE = re.compile(
                 "vast-prune",
                 "vast-open",
                 "vast-open-time",
+            ],
+        ),
+        (
+            "full",
+            [
+                *(f"scale-{step}-memory" for step in FULL_STEPS),
+                *(f"scale-{step}-growth" for step in FULL_STEPS),
+                "scale-metadata",
             ],
         ),
         ("mount", ["mount-open", "mount-open-size"]),

@@ -22,6 +22,7 @@ class Around:
         run_disks: how the disks of a round are run.
         run_name: how another run that is refused is told about this one.
         patience_seconds: caps the plan's patience, for commands that somebody waits for.
+        sharers: how many processes divide the plan's limits among them, this one included.
     """
 
     clock: Clock
@@ -31,3 +32,4 @@ class Around:
     run_name: str
     run_disks: DiskRunner = side_by_side
     patience_seconds: float = math.inf
+    sharers: int = 1

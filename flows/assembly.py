@@ -14,6 +14,7 @@ from sealift.config_load import AnyPlan
 from sealift.config_repository import ReplicationPlan
 from sealift.endpoints import CloudTarget, Hypervisor
 from sealift.errors import SourceError
+from sealift.leases import FileLeases
 from sealift.ledger import load_migration
 from sealift.ports import Ports, ReplicaPorts
 from sealift.private import make_private_folder
@@ -64,6 +65,7 @@ def ports_over(
         context_of(plan, around),
         policy=plan.migration_policy(),
         run_disks=around.run_disks,
+        leases=leases_in(store, around),
     )
 
 
@@ -82,6 +84,7 @@ def replica_ports_over(
         context_of(plan, around),
         policy=plan.migration_policy(),
         run_disks=around.run_disks,
+        leases=leases_in(store, around),
     )
 
 
@@ -104,7 +107,8 @@ def failover_ports_over(
     points = replica_of(plan, hypervisor, around, store, stack)
     target = LaunchingTarget(points, cloud, store, context)
     policy = plan.failover_policy()
-    return Ports(hypervisor, target, store, context, policy, run_disks=around.run_disks)
+    leases = leases_in(store, around)
+    return Ports(hypervisor, target, store, context, policy, around.run_disks, leases=leases)
 
 
 def replica_of(
@@ -131,6 +135,11 @@ def replica_of(
     return target
 
 
+def leases_in(store: FileStateStore, around: Around) -> FileLeases:
+    """Who works on the disks of this migration, in whichever process."""
+    return FileLeases(store.directory, around.clock, around.cancel, around.run_name)
+
+
 def context_of(plan: AnyPlan, around: Around) -> SyncContext:
     """What a sync runs in, by the plan's limits."""
     return SyncContext(
@@ -143,9 +152,9 @@ def context_of(plan: AnyPlan, around: Around) -> SyncContext:
 
 
 def _bandwidth(plan: AnyPlan, around: Around) -> RateLimit:
-    rate = plan.limits.bandwidth
-    if not rate:
+    if not plan.limits.bandwidth:
         return Unlimited()
+    rate = max(1.0, plan.limits.bandwidth / around.sharers)
     return TokenBucket(rate, min(rate, _BURST_BYTES), around.clock, around.cancel)
 
 

@@ -5,14 +5,14 @@ import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from flows.around import Around
 from flows.places import state_home
 from sealift.config_aws import AwsPlan
 from sealift.endpoints import CloudTarget
 from sealift.private import make_private_folder
-from sealift.ratelimit import SharedTokenBucket
+from sealift.ratelimit import RateLimit, SharedTokenBucket, TokenBucket
 
 if TYPE_CHECKING:
     from connectors.aws.spec import AwsSpec
@@ -46,7 +46,7 @@ def target(aws: AwsPlan, owner: str, pace: Pace, around: Around, stack: ExitStac
     def put_rate() -> float:
         return pace.put_rate or read_quotas(clients).put_per_account.value
 
-    limit = LazyLimit(lambda: _shared(aws, around, put_rate()))
+    limit = LazyLimit(lambda: _limited(aws, around, put_rate()))
     stack.callback(limit.close)
     made = AwsTarget(spec, owner, around.clock, cancel=around.cancel, put_limit=limit)
     stack.callback(made.close)
@@ -74,6 +74,31 @@ def spec_of(aws: AwsPlan, connections: int) -> "AwsSpec":
     )
 
 
+class _Divided:
+    """A shared limit and this process's part of it: other hosts do not see the shared one."""
+
+    def __init__(self, shared: SharedTokenBucket, part: TokenBucket) -> None:
+        self._shared, self._part = shared, part
+
+    def acquire(self, amount: int) -> None:
+        """See ``RateLimit.acquire``."""
+        self._part.acquire(amount)
+        self._shared.acquire(amount)
+
+    def close(self) -> None:
+        """Free the shared limit's file."""
+        self._shared.close()
+
+
+def _limited(aws: AwsPlan, around: Around, rate: float) -> "_Closable":
+    shared = _shared(aws, around, rate)
+    if around.sharers == 1:
+        return shared
+    part = rate / around.sharers
+    burst = max(1.0, part * _BURST_SECONDS)
+    return _Divided(shared, TokenBucket(part, burst, around.clock, around.cancel))
+
+
 def _shared(aws: AwsPlan, around: Around, rate: float) -> SharedTokenBucket:
     """One bucket for all migrations of this user into the same account and region."""
     name = hashlib.sha256(f"{aws.profile}|{aws.region}|{aws.endpoint}".encode()).hexdigest()[:16]
@@ -84,6 +109,10 @@ def _shared(aws: AwsPlan, around: Around, rate: float) -> SharedTokenBucket:
     return SharedTokenBucket(path, rate, burst, around.clock, around.cancel)
 
 
+class _Closable(RateLimit, Protocol):
+    def close(self) -> None: ...
+
+
 class LazyLimit:
     """A limit that is made when the first unit is spent, so that opening costs no call.
 
@@ -91,10 +120,10 @@ class LazyLimit:
         make: makes the limit; called once unless it fails.
     """
 
-    def __init__(self, make: Callable[[], SharedTokenBucket]) -> None:
+    def __init__(self, make: Callable[[], _Closable]) -> None:
         self._make = make
         self._lock = threading.Lock()
-        self._bucket: SharedTokenBucket | None = None
+        self._bucket: _Closable | None = None
 
     def acquire(self, amount: int) -> None:
         """See ``RateLimit.acquire``; raises what making the limit raises."""

@@ -18,9 +18,19 @@ _DUMP_FILTER = Path("/proc/self/coredump_filter")
 def keep_memory_private() -> None:
     """No core dump of this process or its children, no debugger of the same user.
 
+    Idempotent. What the system does not allow is logged and left: none of it is a reason not
+    to run.
+    """
+    leave_no_core()
+    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
+        log.warning("the process can be dumped: error %d", ctypes.get_errno())
+
+
+def leave_no_core() -> None:
+    """No core dump of this process or its children; idempotent.
+
     ``RLIMIT_CORE`` and the dump filter pass to children; the filter also holds where dumps
-    are piped to a program, which knows no limit (core(5)). Idempotent. What the system
-    does not allow is logged and left: none of it is a reason not to run.
+    are piped to a program, which knows no limit (core(5)).
     """
     with suppress(OSError):  # a kernel without core dumps has no filter
         _DUMP_FILTER.write_text("0")
@@ -28,5 +38,3 @@ def keep_memory_private() -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     except (OSError, ValueError) as error:
         log.warning("core dumps are not switched off: %s", error)
-    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
-        log.warning("the process can be dumped: error %d", ctypes.get_errno())

@@ -21,8 +21,9 @@ from flows.caller import Caller, caller
 from flows.checks import failed_checks, preflight_checks
 from flows.guardian import Guardian
 from flows.hooks import settle
+from flows.sent_disks import disks_of
 from flows.session import Run, Session, session
-from flows.tasks import TaskedMigrator, disks_as_tasks
+from flows.tasks import TaskedMigrator
 from sealift.config import MigrationPlan
 from sealift.console import kept_screen
 from sealift.migrator import Approve, CutoverForecast
@@ -60,7 +61,7 @@ def _run(
         [*around.views, ArtifactView(plan.migration)],
         os.environ,
         around.cancel,
-        run_disks=disks_as_tasks,
+        run_disks=disks_of(plan),
         open_migrator=TaskedMigrator.open,
     )
 

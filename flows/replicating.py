@@ -31,8 +31,9 @@ from flows.moving import approval_of, moved
 from flows.points import OpenPoint
 from flows.repositories import OpenRepository
 from flows.retaining import retention_of
+from flows.sent_disks import disks_here
 from flows.session import Run, failing_over, replication
-from flows.tasks import TaskedFailover, TaskedReplicator, disks_as_tasks
+from flows.tasks import TaskedFailover, TaskedReplicator
 from flows.watching import freshness, refuse_stale
 from sealift.clock import SystemClock
 from sealift.config_repository import ReplicationPlan
@@ -134,7 +135,7 @@ def replicate(plan: ReplicationPlan, slot: Slot = None) -> None:
             [*around.views, ArtifactView(_artifacts_of(plan))],
             os.environ,
             around.cancel,
-            run_disks=disks_as_tasks,
+            run_disks=disks_here,
             open_replicator=TaskedReplicator.open,
         )
         with replication(plan, run) as opened:
@@ -315,7 +316,7 @@ def failover_planned(plan: ReplicationPlan, confirm: Typed = "", slot: Slot = No
             [*around.views, ArtifactView(_artifacts_of(plan))],
             os.environ,
             around.cancel,
-            run_disks=disks_as_tasks,
+            run_disks=disks_here,
             open_failover=TaskedFailover.open,
         )
         with failing_over(plan, run) as opened:

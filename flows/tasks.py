@@ -5,6 +5,8 @@ has the one retry layer, and no byte of a disk becomes a result.
 """
 
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from typing import Any
 
 from prefect import Task
 from prefect.artifacts import create_table_artifact
@@ -34,7 +36,8 @@ def _task(run: Callable[[], None], name: str, run_name: str) -> Task[[], None]:
 def disks_as_tasks(jobs: Sequence[DiskJob]) -> None:
     """A ``DiskRunner``: every disk in a task of its own, side by side."""
     futures: list[PrefectFuture[None]] = [
-        _task(job.run, "disk", f"round {job.seq}: disk {job.disk_id}").submit() for job in jobs
+        _task(job.run, "disk", f"round {job.order.seq}: disk {job.order.disk_id}").submit()
+        for job in jobs
     ]
     for future in futures:
         future.wait()
@@ -42,20 +45,35 @@ def disks_as_tasks(jobs: Sequence[DiskJob]) -> None:
         future.result()
 
 
+_work: ContextVar[Callable[[], None]] = ContextVar("sealift_round")
+
+
+def _round() -> None:
+    """The work comes beside the parameters: a task of a round travels with those of its disks."""
+    _work.get()()
+
+
+def _as_task(replicate: Callable[[], Migration], driver: Replicator[Any]) -> Migration:
+    number = driver.state.next_seq
+
+    def work() -> None:
+        replicate()
+        publish_rounds(driver.state)
+
+    token = _work.set(work)
+    try:
+        _task(_round, "round", f"round {number}")()
+    finally:
+        _work.reset(token)
+    return driver.state
+
+
 class TaskedReplicator(Replicator[ReplicaPorts]):
     """A replicator whose rounds are seen by Prefect as tasks, with a table of what they moved."""
 
     def replicate(self) -> Migration:
         """See ``Replicator.replicate``."""
-        number = self.state.next_seq
-        replicate = super().replicate
-
-        def run() -> None:
-            replicate()
-            publish_rounds(self.state)
-
-        _task(run, "round", f"round {number}")()
-        return self.state
+        return _as_task(super().replicate, self)
 
 
 class TaskedMigrator(Migrator):
@@ -63,15 +81,7 @@ class TaskedMigrator(Migrator):
 
     def replicate(self) -> Migration:
         """See ``Migrator.replicate``."""
-        number = self.state.next_seq
-        replicate = super().replicate
-
-        def run() -> None:
-            replicate()
-            publish_rounds(self.state)
-
-        _task(run, "round", f"round {number}")()
-        return self.state
+        return _as_task(super().replicate, self)
 
 
 class TaskedFailover(Failover):
@@ -79,15 +89,7 @@ class TaskedFailover(Failover):
 
     def replicate(self) -> Migration:
         """See ``Failover.replicate``."""
-        number = self.state.next_seq
-        replicate = super().replicate
-
-        def run() -> None:
-            replicate()
-            publish_rounds(self.state)
-
-        _task(run, "round", f"round {number}")()
-        return self.state
+        return _as_task(super().replicate, self)
 
 
 def publish_rounds(m: Migration) -> None:

@@ -17,7 +17,7 @@ from sealift.errors import (
     TargetError,
     TransientError,
 )
-from sealift.ledger import Ledger
+from sealift.ledger import Ledger, load_block_map
 from sealift.lineage import Base, Reason
 from sealift.migration import (
     Cutover,
@@ -98,7 +98,7 @@ class CutoverSteps:
         self._done(Step.VERIFY, verified_bytes=verified)
 
     def _verify_disk(self, base: Base) -> int:
-        blocks = self._ledger.block_map(base.disk_id, base.seq)
+        blocks = load_block_map(self._ports.store, base.disk_id, base.seq)
         if blocks is None:
             self._doubt(base)
             raise IntegrityError(

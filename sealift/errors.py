@@ -6,6 +6,7 @@
     ├── UsageError               2   correct the command
     │   └── ConfigError          2   correct the plan file at the place named
     ├── LockedError             11   another run owns this migration; wait or stop it
+    ├── DiskHeldError           12   a process that was given up still works on a disk; end it
     ├── IntegrityError          13   data is not what was acknowledged; stop, keep evidence
     │   └── RepositoryRolledBackError 13  an older state of the repository is shown
     ├── PruneRefusedError       14   pruning would remove what it must not; look, then confirm
@@ -80,6 +81,22 @@ class SealiftError(Exception):
         name = type(self).__name__.removesuffix("Error")
         return "".join(f"-{c.lower()}" if c.isupper() else c for c in name).lstrip("-")
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Errors travel between processes with all they say; operands as plain values."""
+        state = {**self.__dict__, "operands": {k: _plain(v) for k, v in self.operands.items()}}
+        return _revived, (type(self), self.message), state
+
+
+def _revived(kind: type[SealiftError], message: str) -> SealiftError:
+    """An error as it was: its own constructor may take other arguments."""
+    error = kind.__new__(kind)
+    Exception.__init__(error, message)
+    return error
+
+
+def _plain(value: object) -> object:
+    return value if isinstance(value, str | int | float | None) else str(value)
+
 
 class UsageError(SealiftError):
     """The command line asks for something impossible; correct it."""
@@ -95,6 +112,12 @@ class LockedError(SealiftError):
     """Another run owns this migration; wait for it or stop it."""
 
     exit_code = 11
+
+
+class DiskHeldError(SealiftError):
+    """A worker that was given up still holds a disk; nothing of the disk was changed. End it."""
+
+    exit_code = 12
 
 
 class IntegrityError(SealiftError):

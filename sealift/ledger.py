@@ -9,6 +9,8 @@ from sealift.migration import Migration
 from sealift.store import StateStore
 
 STATE_NAME = "migration.json"
+OF_DISKS = ("map-", "journal-", "brought-", "progress-")
+"""What names of things begin with that belong to one disk in one round; see ``Ledger.tidy``."""
 
 
 def map_name(disk_id: str, seq: int) -> str:
@@ -19,6 +21,20 @@ def map_name(disk_id: str, seq: int) -> str:
 def journal_name(disk_id: str, seq: int) -> str:
     """Name of the journal of one disk's sync."""
     return f"journal-{disk_id}-{seq}"
+
+
+def load_block_map(store: StateStore, disk_id: str, seq: int) -> BlockMap | None:
+    """Digests of one disk's point; None when they are gone or damaged.
+
+    Without them a sync sends more than it must, never less.
+    """
+    data = store.load(map_name(disk_id, seq))
+    if data is None:
+        return None
+    try:
+        return BlockMap.from_bytes(data)
+    except LocalStateError:
+        return None
 
 
 def load_migration(store: StateStore) -> Migration | None:
@@ -58,25 +74,16 @@ class Ledger:
     def _keep(self, changed: Migration) -> None:
         self._store.save(STATE_NAME, changed.to_bytes())
 
-    def block_map(self, disk_id: str, seq: int) -> BlockMap | None:
-        """Digests of one disk's point; None when they are gone or damaged.
-
-        Without them a sync sends more than it must, never less.
-        """
-        data = self._store.load(map_name(disk_id, seq))
-        if data is None:
-            return None
-        try:
-            return BlockMap.from_bytes(data)
-        except LocalStateError:
-            return None
-
     def save_block_map(self, disk_id: str, seq: int, blocks: BlockMap) -> None:
         """Keep the digests of one disk's point."""
         self._store.save(map_name(disk_id, seq), blocks.to_bytes())
 
     def tidy(self) -> None:
-        """Remove maps and journals that no point and no round needs any more."""
+        """Remove what no point and no round needs any more; at the end of a round.
+
+        What workers in other processes left behind, too: they have brought all they were asked
+        for, or were given up.
+        """
         m = self._now
         needed = {map_name(b.disk_id, b.seq) for b in m.bases}
         if m.round is not None:
@@ -84,7 +91,7 @@ class Ledger:
                 needed.add(map_name(disk.lineage.disk_id, m.round.seq))
                 needed.add(journal_name(disk.lineage.disk_id, m.round.seq))
         for name in sorted(self._store.names()):
-            if name.startswith(("map-", "journal-")) and name not in needed:
+            if name.startswith(OF_DISKS) and name not in needed:
                 self._store.delete(name)
 
 

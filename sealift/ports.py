@@ -5,21 +5,83 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from sealift.blockmap import BlockMap
 from sealift.convergence import ConvergencePolicy
 from sealift.endpoints import CloudTarget, Hypervisor, ReplicaTarget
+from sealift.errors import TrackingWrongError
 from sealift.host_limits import check_room_for_thread
+from sealift.leases import Leases, NoLeases
 from sealift.lineage import LossPolicy
+from sealift.migration import DiskFigures, DiskRound
 from sealift.store import StateStore
 from sealift.sync import SyncContext
 
 
 @dataclass(frozen=True, slots=True)
-class DiskJob:
-    """The sync of one disk in one round; ``run`` returns when it is complete and booked."""
+class DiskOrder:
+    """What a disk's sync needs to know beside its ports: values only, so that it can travel.
 
-    disk_id: str
+    Attributes:
+        seq: number of the point.
+        disk: with lineage and snapshot begun.
+        base_seq: of the point that its block map is of; None without one.
+        audited: unchanged blocks to compare; None = all.
+    """
+
     seq: int
-    run: Callable[[], None]
+    disk: DiskRound
+    base_seq: int | None
+    audited: int | None
+
+    @property
+    def disk_id(self) -> str:
+        """Of the disk."""
+        return self.disk.lineage.disk_id
+
+
+@dataclass(frozen=True, slots=True)
+class DiskDone:
+    """What came of it: the snapshot is complete.
+
+    Attributes:
+        figures: what was moved.
+        blocks: digests of the whole disk, for the next round; None when its target knows them.
+    """
+
+    figures: DiskFigures
+    blocks: BlockMap | None
+
+
+@dataclass(frozen=True, slots=True)
+class DiskJob:
+    """The sync of one disk in one round.
+
+    Attributes:
+        order: what is to be done.
+        ports: of the run that owns the migration.
+        work: does it in this process.
+        book: books what was done, here or elsewhere.
+        doubt: books that the hypervisor's change list was wrong.
+    """
+
+    order: DiskOrder
+    ports: "ReplicaPorts"
+    work: Callable[[], DiskDone]
+    book: Callable[[DiskDone], None]
+    doubt: Callable[[], None]
+
+    def run(self) -> None:
+        """Do it in this process; returns when it is complete and booked."""
+        self.settle(self.work)
+
+    def settle(self, outcome: Callable[[], DiskDone]) -> None:
+        """Book an outcome, wherever it comes from; raises what it raises."""
+        try:
+            done = outcome()
+        except TrackingWrongError:
+            self.doubt()
+            raise
+        self.book(done)
 
 
 DiskRunner = Callable[[Sequence[DiskJob]], None]
@@ -105,6 +167,7 @@ class ReplicaPorts:
         policy: see ``MigrationPolicy``.
         run_disks: how the disks of a round are run.
         rng: chooses the blocks to verify; seeded in simulations.
+        leases: who works on which disk.
     """
 
     hypervisor: Hypervisor
@@ -114,6 +177,7 @@ class ReplicaPorts:
     policy: MigrationPolicy = field(default_factory=MigrationPolicy)
     run_disks: DiskRunner = in_turn
     rng: random.Random = field(default_factory=random.Random)
+    leases: Leases = field(default_factory=NoLeases)
 
 
 @dataclass(frozen=True, slots=True)

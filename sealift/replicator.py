@@ -18,7 +18,7 @@ from sealift.errors import (
     TrackingLostError,
     UsageError,
 )
-from sealift.ledger import Ledger, load_migration
+from sealift.ledger import OF_DISKS, Ledger, load_migration
 from sealift.lineage import LossPolicy
 from sealift.migration import Migration, Phase
 from sealift.ports import ReplicaPorts
@@ -184,10 +184,15 @@ class Replicator(Generic[P]):
                 return
 
     def _abandon(self) -> None:
+        m = self.state
+        disks = {b.disk_id for b in m.bases} | {
+            d.lineage.disk_id for d in (m.round.disks if m.round else ())
+        }
+        self._ports.leases.recall(sorted(disks))
         self._retry.call(self._ports.hypervisor.forget)
         removed = self._retry.call(lambda: self._ports.target.sweep(frozenset()))
         for name in sorted(self._ports.store.names()):
-            if name.startswith(("map-", "journal-")):
+            if name.startswith(OF_DISKS):
                 self._ports.store.delete(name)
         self._ledger.record(
             lambda m: replace(

@@ -1,11 +1,8 @@
 """One round: freeze an instant, make the target equal to it, then let go of what came before."""
 
-from contextlib import ExitStack
 from functools import partial
 
-from sealift.audit import AuditingReader
-from sealift.blockmap import BlockMap
-from sealift.disk import DiskReader, KnownBlocks, Unwritten, WriterCaps
+from sealift.disk_sync import sync_disk_here
 from sealift.endpoints import PointInfo, SnapshotRef, SnapshotState, SourceVm
 from sealift.errors import (
     CredentialsError,
@@ -14,13 +11,10 @@ from sealift.errors import (
     SourceError,
     TargetDeniedError,
     TargetError,
-    TrackingWrongError,
 )
-from sealift.journal import JournalKey, SyncJournal
-from sealift.ledger import Ledger, journal_name
-from sealift.lineage import Evidence, Lineage, Mode, Reason, decide
+from sealift.ledger import Ledger
+from sealift.lineage import Evidence, Lineage, Reason, decide
 from sealift.migration import (
-    DiskFigures,
     DiskRound,
     Migration,
     Round,
@@ -35,9 +29,8 @@ from sealift.migration import (
     round_record,
     snapshot_begun,
 )
-from sealift.ports import DiskJob, ReplicaPorts
-from sealift.progress import DiskProgress, Note, Noted
-from sealift.sync import SyncReport, sync
+from sealift.ports import DiskDone, DiskJob, DiskOrder, ReplicaPorts
+from sealift.progress import Note, Noted
 from sealift.units import format_size
 
 
@@ -192,71 +185,25 @@ class Rounds:
         self._ports.run_disks(jobs)
 
     def _job(self, r: Round, disk: DiskRound) -> DiskJob:
-        return DiskJob(disk.lineage.disk_id, r.seq, lambda: self._sync_disk(r, disk))
+        disk_id = disk.lineage.disk_id
+        base = self._ledger.now.base(disk_id)
+        audited = self._ports.policy.audited(final=r.final)
+        order = DiskOrder(r.seq, disk, None if base is None else base.seq, audited)
+        return DiskJob(
+            order,
+            self._ports,
+            work=partial(sync_disk_here, order, self._ports),
+            book=partial(self._book, disk_id, r.seq),
+            doubt=partial(self._doubt, disk_id),
+        )
 
-    def _sync_disk(self, r: Round, disk: DiskRound) -> None:
-        disk_id, lineage = disk.lineage.disk_id, disk.lineage
-        if disk.snapshot is None:
-            raise ValueError("snapshot not begun")
-        begun, ports = disk.snapshot, self._ports
-        with ExitStack() as ends:
-            reader = self._retry.call(lambda: ports.hypervisor.reader(r.seq, disk_id))
-            ends.callback(reader.close)
-            if reader.size != disk.size:
-                raise PointLostError(f"disk {disk_id} was resized while the round began")
-            writer = self._retry.call(lambda: ports.target.writer(begun, lineage.parent))
-            ends.callback(writer.close)
-            base = self._base_map(lineage, writer.caps)
-            known = writer.caps.base if writer.caps.keeps_digests else base
-            key = JournalKey.of(reader, writer)
-            name = journal_name(disk_id, r.seq)
-            journal = SyncJournal(ports.store, name, key, ports.context.clock)
-            ends.callback(journal.close)
-            self._say_resumed(disk_id, journal, writer.caps)
-            label = DiskProgress(disk_id, r.seq)
-            audited = self._audited(reader, writer.caps, known, r, disk_id)
-            try:
-                report = sync(
-                    audited, writer, ports.context, journal=journal, base=known, label=label
-                )
-            except TrackingWrongError:
-                self._ledger.record(lambda m: doubted(m, disk_id, Reason.TRACKING_WRONG))
-                raise
-        if not writer.caps.keeps_digests:
-            merged = _merged(base, report, lineage, writer.caps)
-            self._ledger.save_block_map(disk_id, r.seq, merged)
-        self._ledger.record(lambda m: disk_synced(m, disk_id, _figures(report)))
+    def _book(self, disk_id: str, seq: int, done: DiskDone) -> None:
+        if done.blocks is not None:
+            self._ledger.save_block_map(disk_id, seq, done.blocks)
+        self._ledger.record(lambda m: disk_synced(m, disk_id, done.figures))
 
-    def _audited(
-        self,
-        reader: DiskReader,
-        caps: WriterCaps,
-        base: KnownBlocks | None,
-        r: Round,
-        disk_id: str,
-    ) -> DiskReader:
-        """The reader; what it calls unchanged is not taken on trust alone."""
-        blocks = self._ports.policy.audited(final=r.final)
-        if not reader.incremental or base is None or blocks == 0:
-            return reader
-        return AuditingReader(reader, base, blocks=blocks, disk_id=disk_id, rng=self._ports.rng)
-
-    def _base_map(self, lineage: Lineage, caps: WriterCaps) -> BlockMap | None:
-        base = self._ledger.now.base(lineage.disk_id)
-        if lineage.parent is None or base is None or caps.keeps_digests:
-            return None
-        known = self._ledger.block_map(lineage.disk_id, base.seq)
-        if known is None or known.block_size != caps.block_size:
-            return None
-        return known if known.digest.name == caps.digest.name else None
-
-    def _say_resumed(self, disk_id: str, journal: SyncJournal, caps: WriterCaps) -> None:
-        if not journal.resumed_blocks:
-            return
-        there = journal.resumed_blocks * caps.block_size
-        text = f"disk {disk_id}: resuming, {format_size(there)} already there and verified"
-        facts = (("disk", disk_id), ("bytes", there))
-        self._ports.context.sink(Noted(Note.RESUMED, text, facts))
+    def _doubt(self, disk_id: str) -> None:
+        self._ledger.record(lambda m: doubted(m, disk_id, Reason.TRACKING_WRONG))
 
     def make_durable(self) -> None:
         """Make the point visible, then book it as the new base.
@@ -295,8 +242,12 @@ class Rounds:
         return None if planned is None else self._ports.context.clock.monotonic() - planned
 
     def abort(self) -> None:
-        """Merge the bitmaps back and give up what was begun: as if the round had never been."""
+        """Merge the bitmaps back and give up what was begun: as if the round had never been.
+
+        Not before nobody works on its disks any more, in whichever process.
+        """
         r = _round(self._ledger.now)
+        self._ports.leases.recall(d.lineage.disk_id for d in r.disks)
         self._retry.call(lambda: self._ports.hypervisor.abort_point(r.seq))
         self._ledger.record(round_aborted)
         self._ledger.tidy()
@@ -322,23 +273,3 @@ def _round(m: Migration) -> Round:
     if m.round is None:
         raise ValueError("no round is under way")
     return m.round
-
-
-def _merged(
-    base: BlockMap | None, report: SyncReport, lineage: Lineage, caps: WriterCaps
-) -> BlockMap:
-    if base is not None and lineage.mode is not Mode.FULL:
-        return base.overlay(report.blocks)
-    fresh = caps.unwritten is Unwritten.ZERO
-    written = report.blocks
-    empty = BlockMap(
-        written.blocks, written.block_size, absent_is_zero=fresh, digest=written.digest
-    )
-    return empty.overlay(written)
-
-
-def _figures(report: SyncReport) -> DiskFigures:
-    p = report.progress
-    return DiskFigures(
-        p.done, p.read, p.sent, p.unchanged, p.resumed, report.seconds, report.retries
-    )

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sealift import actions, cutover, plan, rounds, sync
+from sealift import actions, cutover, disk_sync, plan, rounds, sync
 from sealift.actions import Action
 from sealift.blockmap import BlockMap
 from sealift.cancel import CancelToken
@@ -15,10 +15,11 @@ from sealift.cutover import CutoverSteps
 from sealift.disk import Unwritten
 from sealift.errors import OutOfSpaceError
 from sealift.extents import Kind
+from sealift.ledger import load_block_map
 from sealift.lineage import Lineage, Mode, Reason
 from sealift.migration import Migration, Phase, Step, round_aborted, round_durable, source_resumed
 from sealift.migrator import Migrator
-from sealift.ports import MigrationPolicy
+from sealift.ports import DiskOrder, MigrationPolicy, ReplicaPorts
 from sealift.rounds import Rounds
 from sealift.testing.faults import Fault
 from sealift.testing.simulation import History
@@ -126,18 +127,17 @@ def _resume_forgotten(patch: Patch) -> None:
 
 
 def _old_map_after_full_copy(patch: Patch) -> None:
-    def base_map(self: Any, lineage: Lineage, caps: Any) -> BlockMap | None:
-        base = self._ledger.now.base(lineage.disk_id)
-        known: BlockMap | None = base and self._ledger.block_map(lineage.disk_id, base.seq)
-        return known
+    def base_map(order: DiskOrder, ports: ReplicaPorts, caps: Any) -> BlockMap | None:
+        seq = order.base_seq
+        return None if seq is None else load_block_map(ports.store, order.disk_id, seq)
 
-    merged = rounds._merged
+    merged = disk_sync._merged
 
     def trusting(base: Any, report: Any, lineage: Lineage, caps: Any) -> BlockMap:
         return merged(base, report, replace(lineage, mode=Mode.COMPARE), caps)
 
-    patch.setattr(Rounds, "_base_map", base_map)
-    patch.setattr(rounds, "_merged", trusting)
+    patch.setattr(disk_sync, "_base_map", base_map)
+    patch.setattr(disk_sync, "_merged", trusting)
 
 
 def _launch_not_announced(patch: Patch) -> None:

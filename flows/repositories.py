@@ -155,7 +155,8 @@ def undeleter(plan: RepositoryPlan, around: assembly.Around) -> Iterator["Undele
     if plan.s3 is None:
         raise UsageError(
             "only a versioned bucket of S3 can be undeleted by this command",
-            next_step="restore a folder from its backup; an Azure container by its soft delete",
+            next_step="restore a folder from its backup; in an Azure container make earlier "
+            "versions current, as the runbook says",
         )
     from connectors.aws.session import AwsClients
     from connectors.aws.undelete import Undeleter

@@ -347,17 +347,6 @@ def request(
     return REQUEST.pack(REQUEST_MAGIC, flags, command, cookie, offset, length)
 
 
-def whole_reply_head(cookie: int, offset: int, length: int) -> bytes:
-    """The 28 bytes before the data of a read that is answered in a single chunk."""
-    chunk = CHUNK_HEADER.pack(CHUNK_DONE, ChunkType.OFFSET_DATA, cookie, OFFSET.size + length)
-    return REPLY_MAGIC.pack(STRUCTURED_REPLY_MAGIC) + chunk + OFFSET.pack(offset)
-
-
-def cookie_of(head: bytes | bytearray) -> int:
-    """What stands where a structured reply has its cookie; the rest is still to be checked."""
-    return int(CHUNK_HEADER.unpack_from(head, REPLY_MAGIC.size)[2])
-
-
 def parse_chunk(raw: bytes) -> ChunkHeader:
     """16 bytes after the magic; the length is checked by who knows the request."""
     flags, kind, cookie, length = _unpack(CHUNK_HEADER, raw, "structured reply")

@@ -18,10 +18,8 @@ _MAX_CHUNKS = 1 << 17
 """Chunks per reply: a 32 MiB read of alternating 512-byte data and holes has 65,536."""
 
 
-_DATA_CHUNK_BYTES = protocol.CHUNK_HEADER.size + protocol.OFFSET.size
-"""What lies between the magic and the bytes of a data chunk."""
-_PATIENCE = 16  # replies in other forms after which whole ones are not hoped for any more
-_WHOLE_HEAD_BYTES = protocol.REPLY_MAGIC.size + _DATA_CHUNK_BYTES
+_STRUCTURED_HEAD_BYTES = protocol.REPLY_MAGIC.size + protocol.CHUNK_HEADER.size
+_SIMPLE_HEAD_BYTES = protocol.REPLY_MAGIC.size + protocol.SIMPLE_REPLY.size
 
 
 class Coverage:
@@ -101,7 +99,6 @@ class ReplyReader:
     def __init__(self, transport: Transport, *, structured: bool) -> None:
         self._transport = transport
         self._structured = structured
-        self._fragmented = 0  # replies that were not one whole chunk
 
     def plain(self, cookie: int) -> WireError | None:
         """Reply to a request that returns nothing; may be simple or structured."""
@@ -121,37 +118,15 @@ class ReplyReader:
         return read.error
 
     def reads(self, requests: Mapping[int, Read]) -> None:
-        """Replies to reads, by cookie, in whatever order they come: full, or with an error."""
+        """Replies to reads, by cookie, in whatever order they come: full, or with an error.
+
+        The head of the next reply is taken along with the bytes of one: it says where the
+        next bytes go, and they go there in one call, in whatever order the server answers.
+        """
         waiting = dict(requests)
         one = self._structured_read if self._structured else self._simple_read
         while waiting:
-            if not (self._structured and self._whole_read(waiting)):
-                one(waiting)
-
-    def _whole_read(self, waiting: dict[int, Read]) -> bool:
-        """Take header and bytes at once, where a reply is one whole chunk as most are.
-
-        Nothing is judged here: whatever is not bit for bit the head of such a reply to one
-        of the requests is put back. False: the next chunk is still to be read.
-        """
-        first = next(iter(waiting.values()))
-        if first.chunks or self._fragmented > _PATIENCE or not self._transport.scatters:
-            return False
-        head = bytearray(_WHOLE_HEAD_BYTES)
-        received = self._transport.receive_scattered(head, first.view)
-        body = received - len(head)
-        cookie = protocol.cookie_of(head) if body >= 0 else None
-        read = waiting.get(cookie) if cookie is not None else None
-        if cookie is None or read is None or not _is_whole(head, cookie, read, first):
-            self._transport.put_back(head[:received], first.view[: max(0, body)])
-            self._fragmented += 1
-            return False
-        if read is not first:  # they came in another order
-            read.view[:body] = first.view[:body]
-        if body < len(read.view):
-            self._transport.receive_into(read.view[body:])
-        del waiting[cookie]
-        return True
+            one(waiting)
 
     def _simple_read(self, waiting: dict[int, Read]) -> None:
         self._expect(protocol.SIMPLE_REPLY_MAGIC, ahead=protocol.SIMPLE_REPLY.size)
@@ -163,11 +138,11 @@ class ReplyReader:
         if errno:
             read.error = WireError(errno)
         else:
-            self._transport.receive_into(read.view)
+            self._transport.receive_into(read.view, ahead=_SIMPLE_HEAD_BYTES if waiting else 0)
 
     def _structured_read(self, waiting: dict[int, Read]) -> None:
         """One chunk of one of the replies."""
-        self._expect(protocol.STRUCTURED_REPLY_MAGIC, ahead=_DATA_CHUNK_BYTES)
+        self._expect(protocol.STRUCTURED_REPLY_MAGIC, ahead=protocol.CHUNK_HEADER.size)
         chunk = protocol.parse_chunk(self._transport.receive(protocol.CHUNK_HEADER.size))
         read = waiting.get(chunk.cookie)
         if read is None:
@@ -175,11 +150,11 @@ class ReplyReader:
         read.chunks += 1
         if read.chunks > _MAX_CHUNKS:
             raise ProtocolError(f"more than {_MAX_CHUNKS} chunks in one reply")
-        read.error = self._content(chunk, read.coverage, read.view) or read.error
         if chunk.done:
             del waiting[chunk.cookie]
-            if read.error is None and not read.coverage.complete:
-                raise ProtocolError("a read was answered in part, without an error")
+        read.error = self._content(chunk, read, more=bool(waiting)) or read.error
+        if chunk.done and read.error is None and not read.coverage.complete:
+            raise ProtocolError("a read was answered in part, without an error")
 
     def status(self, cookie: int, ids: frozenset[int]) -> dict[int, Status] | WireError:
         """Reply to a block status: exactly one status for each of ``ids``."""
@@ -198,27 +173,32 @@ class ReplyReader:
             raise ProtocolError("block status of some contexts is missing")
         return error or found
 
-    def _content(
-        self, chunk: ChunkHeader, coverage: Coverage, view: memoryview
-    ) -> WireError | None:
+    def _content(self, chunk: ChunkHeader, read: Read, *, more: bool) -> WireError | None:
         if chunk.type == ChunkType.OFFSET_DATA:
-            self._data_chunk(chunk, coverage, view)
+            self._data_chunk(chunk, read, _STRUCTURED_HEAD_BYTES if more else 0)
             return None
         if chunk.type == ChunkType.OFFSET_HOLE:
             offset, length = protocol.parse_hole(self._payload(chunk, protocol.HOLE.size))
-            position = coverage.add(offset, length)
-            _fill_zero(view[position : position + length])
+            position = read.coverage.add(offset, length)
+            _fill_zero(read.view[position : position + length])
             return None
         self._expect_no_content(chunk)
         return self._error(chunk)
 
-    def _data_chunk(self, chunk: ChunkHeader, coverage: Coverage, view: memoryview) -> None:
+    def _data_chunk(self, chunk: ChunkHeader, read: Read, ahead: int) -> None:
+        """Bytes of a read; those of a whole one come in one call with their offset."""
         length = chunk.length - protocol.OFFSET.size
-        if not 0 < length <= len(view):
-            raise ProtocolError(f"data chunk of {chunk.length} bytes for {len(view)} asked")
+        if not 0 < length <= len(read.view):
+            raise ProtocolError(f"data chunk of {chunk.length} bytes for {len(read.view)} asked")
+        if length == len(read.view):
+            raw = bytearray(protocol.OFFSET.size)
+            self._transport.receive_into(read.view, before=raw, ahead=ahead)
+            (offset,) = protocol.OFFSET.unpack(raw)
+            read.coverage.add(offset, length)
+            return
         (offset,) = protocol.OFFSET.unpack(self._transport.receive(protocol.OFFSET.size))
-        position = coverage.add(offset, length)
-        self._transport.receive_into(view[position : position + length])
+        position = read.coverage.add(offset, length)
+        self._transport.receive_into(read.view[position : position + length], ahead=ahead)
 
     def _chunks(self, cookie: int, *, first_magic_read: bool = False) -> Iterator[ChunkHeader]:
         for number in range(_MAX_CHUNKS):
@@ -258,23 +238,16 @@ class ReplyReader:
     def _magic(self, ahead: int = 0) -> int:
         raw = self._transport.receive(protocol.REPLY_MAGIC.size, ahead=ahead)
         magic: int = protocol.REPLY_MAGIC.unpack(raw)[0]
-        allowed = {protocol.SIMPLE_REPLY_MAGIC}
-        if self._structured:
-            allowed.add(protocol.STRUCTURED_REPLY_MAGIC)
-        if magic not in allowed:
-            raise ProtocolError(f"reply that starts with {magic:#x}")
-        return magic
+        if magic == protocol.SIMPLE_REPLY_MAGIC:
+            return magic
+        if magic == protocol.STRUCTURED_REPLY_MAGIC and self._structured:
+            return magic
+        raise ProtocolError(f"reply that starts with {magic:#x}")
 
     def _expect(self, wanted: int, ahead: int = 0) -> None:
         magic = self._magic(ahead)
         if magic != wanted:
             raise ProtocolError(f"reply that starts with {magic:#x}, {wanted:#x} was due")
-
-
-def _is_whole(head: bytearray, cookie: int, read: Read, buffer: Read) -> bool:
-    """Whether ``head`` begins the one chunk with all bytes of ``read``, which fits the buffer."""
-    fits = not read.chunks and len(read.view) == len(buffer.view)
-    return fits and head == protocol.whole_reply_head(cookie, read.offset, len(read.view))
 
 
 _STATUS_BYTES = protocol.MAX_STATUS_PAYLOAD_BYTES

@@ -59,52 +59,33 @@ class Transport:
         self._deadline = self._clock.monotonic() + seconds
         self._check()
 
-    def receive_into(self, view: memoryview) -> None:
-        """Fill the whole view.
+    def receive_into(
+        self, view: memoryview, *, before: bytearray | None = None, ahead: int = 0
+    ) -> None:
+        """Fill ``before`` and then the whole view.
+
+        Args:
+            view: where the bytes go.
+            before: what comes before them, in the same call.
+            ahead: how many bytes are due after the view; they are taken along as far as
+                they come with it, for what is received next. A header then costs no call.
 
         Raises:
             ConnectionLostError: the peer closed, reset, or took too long.
             StoppedError: a stop was asked for.
         """
-        position, wanted = min(len(self._ahead), len(view)), len(view)
-        view[:position] = self._ahead[:position]
-        self._ahead = self._ahead[position:]
-        while position < wanted:
-            position += self._receive_some(view[position:], self._receive_flags)
-
-    @property
-    def scatters(self) -> bool:
-        """Whether ``receive_scattered`` may be used now: on a plain socket, nothing taken ahead."""
-        return bool(self._receive_flags) and not self._ahead
-
-    def receive_scattered(self, head: bytearray, view: memoryview) -> int:
-        """Fill ``head`` and then ``view`` in one call, as far as bytes come.
-
-        A header and the bytes after it then cost one wait instead of two.
-
-        Returns:
-            How many bytes came, at least one. They may be of something else than was hoped
-            for: ``put_back`` hands them to the ordinary calls.
-
-        Raises:
-            As ``receive_into``.
-        """
-        while True:
-            try:
-                received = self._sock.recvmsg_into([head, view], 0, self._receive_flags)[0]
-            except (TimeoutError, BlockingIOError):
-                self._check()
-                continue
-            except OSError as error:
-                raise self._lost(error) from error
-            if received == 0:
-                raise self._lost(None)
-            self._check()
-            return received
-
-    def put_back(self, *parts: bytes | bytearray | memoryview) -> None:
-        """Bytes that were received and are still to be received by the other calls."""
-        self._ahead = b"".join((*parts, self._ahead))
+        beyond = memoryview(bytearray(ahead))
+        parts = [memoryview(before), view] if before else [view]
+        self._ahead = _fill(parts, self._ahead)
+        if not parts:
+            return
+        parts.append(beyond)
+        missing = sum(map(len, parts)) - ahead
+        while missing > 0:
+            received = self._receive_some(parts, self._receive_flags)
+            missing -= received
+            _drop(parts, received)
+        self._ahead = bytes(beyond[:-missing]) if missing else b""
 
     def receive(self, count: int, *, ahead: int = 0) -> bytes:
         """Exactly ``count`` bytes; the caller bounds ``count``.
@@ -120,15 +101,18 @@ class Transport:
             position = len(have)
             buffer[:position] = have
             while position < count:
-                position += self._receive_some(buffer[position:], 0)
+                position += self._receive_some([buffer[position:]], 0)
             have = bytes(buffer[:position])
         self._ahead = have[count:]
         return have[:count]
 
-    def _receive_some(self, view: memoryview, flags: int) -> int:
+    def _receive_some(self, parts: list[memoryview], flags: int) -> int:
         """At least one byte, unless a slice of waiting passed."""
         try:
-            received = self._sock.recv_into(view, 0, flags)
+            if isinstance(self._sock, ssl.SSLSocket):
+                received = self._sock.recv_into(parts[0])
+            else:
+                received = self._sock.recvmsg_into(parts, 0, flags)[0]
         except (TimeoutError, BlockingIOError):  # of Python, of the kernel
             self._check()
             return 0
@@ -144,10 +128,7 @@ class Transport:
         pending = [memoryview(part) for part in parts if len(part)]
         while pending:
             sent = self._send_some(pending)
-            while pending and sent >= len(pending[0]):
-                sent -= len(pending.pop(0))
-            if pending:
-                pending[0] = pending[0][sent:]
+            _drop(pending, sent)
             self._check()
 
     def start_tls(self, context: ssl.SSLContext, server_name: str) -> None:
@@ -292,6 +273,25 @@ def _connected(sock: socket.socket, wait: Callable[[], None]) -> int:
     while not poll.poll(_SLICE_SECONDS * 1000):
         wait()
     return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+
+
+def _fill(parts: list[memoryview], data: bytes) -> bytes:
+    """Copy ``data`` into the parts, which are dropped as far as they are full; the rest of it."""
+    taken = 0
+    for part in parts:
+        length = min(len(part), len(data) - taken)
+        part[:length] = data[taken : taken + length]
+        taken += length
+    _drop(parts, taken)
+    return data[taken:]
+
+
+def _drop(parts: list[memoryview], count: int) -> None:
+    """Take the first ``count`` bytes off the parts, and parts that are empty then."""
+    while parts and count >= len(parts[0]):
+        count -= len(parts.pop(0))
+    if parts and count:
+        parts[0] = parts[0][count:]
 
 
 def _shut_down(sock: socket.socket) -> None:

@@ -175,6 +175,19 @@ def test_simple_replies_of_several_reads_in_any_order(order: tuple[int, ...]) ->
         assert replies.plain(99) is None
 
 
+def test_a_head_that_is_short_of_what_was_hoped_for_is_waited_for_no_longer_than_a_slice() -> None:
+    """The bytes of a read are there; what should come after them is another call's affair."""
+    ours, theirs = socket.socketpair()
+    with closing(Transport(ours, "test", SystemClock(), CancelToken())) as peer, closing(theirs):
+        peer.arm(60)
+        theirs.sendall(b"12345678" + b"D" * LENGTH + b"head")
+        before, view = bytearray(8), bytearray(LENGTH)
+        peer.receive_into(memoryview(view), before=before, ahead=20)
+        assert (bytes(before), bytes(view)) == (b"12345678", b"D" * LENGTH)
+        theirs.sendall(b"er")
+        assert peer.receive(6) == b"header"
+
+
 def test_a_second_reply_to_one_read_is_refused() -> None:
     reads, _ = outstanding(2)
     whole = chunk(1, struct.pack(">Q", OFFSET) + b"D" * LENGTH, done=True, cookie=1)
@@ -208,9 +221,9 @@ def test_bytes_taken_ahead_are_neither_lost_nor_doubled(
         peer.arm(60)
         for count, ahead, into in steps:
             if into:
-                part = bytearray(count)
-                peer.receive_into(memoryview(part))
-                got += part
+                before, part = bytearray(count // 3), bytearray(count - count // 3)
+                peer.receive_into(memoryview(part), before=before, ahead=ahead)
+                got += before + part
             else:
                 got += peer.receive(count, ahead=ahead)
         with pytest.raises(ConnectionLostError):

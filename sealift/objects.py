@@ -132,6 +132,12 @@ class ObjectStore(Protocol):
             TransientError: the answer was short, damaged, or of another range.
         """
 
+    def get_into(self, name: str, start: int, buffer: memoryview) -> None:
+        """Fill the buffer with the object's bytes from ``start``; for memory that is used again.
+
+        Raises as ``get`` of as many bytes does; what the buffer holds is undefined then.
+        """
+
     def head(self, name: str) -> ObjectInfo | None:
         """What the store says of it; None when there is none. Strongly consistent."""
 

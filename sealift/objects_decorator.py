@@ -72,6 +72,11 @@ class StoreDecorator:
         call = StoreCall("get", name, asked_bytes=length or 0)
         return self._around(call, lambda: self._inner.get(name, start, length))
 
+    def get_into(self, name: str, start: int, buffer: memoryview) -> None:
+        """See ``ObjectStore.get_into``; a ``get`` for whoever counts, slows down or repeats."""
+        call = StoreCall("get", name, asked_bytes=len(buffer))
+        self._around(call, lambda: self._inner.get_into(name, start, buffer))
+
     def head(self, name: str) -> ObjectInfo | None:
         """See ``ObjectStore.head``."""
         return self._around(StoreCall("head", name), lambda: self._inner.head(name))

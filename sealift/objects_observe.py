@@ -65,7 +65,8 @@ class ObservedStore(StoreDecorator):
         except BaseException as error:
             self._tell(call, began, 0, type(error).__name__)
             raise
-        self._tell(call, began, len(result) if isinstance(result, bytes) else 0, "")
+        received = len(result) if isinstance(result, bytes) else call.asked_bytes
+        self._tell(call, began, received, "")
         return result
 
     def _tell(self, call: StoreCall, began: float, received: int, error: str) -> None:

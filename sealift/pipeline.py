@@ -5,6 +5,7 @@ thread on a virtual clock. Nothing waits on a dead partner: the queue closes on 
 first error or stop, which wakes both sides.
 """
 
+import mmap
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -241,19 +242,24 @@ class _Run(Generic[T]):
 
 
 class BufferPool:
-    """Reused buffers, at most one per worker: memory is workers x ``size`` bytes."""
+    """Reused buffers, at most one per worker: memory is workers x ``size`` bytes.
+
+    They begin at a page, so that a writer may hand them to a disk as they are.
+    """
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._free: list[bytearray] = []
+        self._free: list[mmap.mmap] = []
         self._lock = threading.Lock()
 
-    def take(self) -> bytearray:
+    def take(self) -> mmap.mmap:
         """A buffer with undefined content; give it back with ``give``."""
         with self._lock:
-            return self._free.pop() if self._free else bytearray(self._size)
+            if self._free:
+                return self._free.pop()
+        return mmap.mmap(-1, self._size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
-    def give(self, buffer: bytearray) -> None:
+    def give(self, buffer: mmap.mmap) -> None:
         """Return a buffer; the caller keeps no view of it."""
         with self._lock:
             self._free.append(buffer)

@@ -209,6 +209,10 @@ class S3ObjectStore:
             raise TransientError(f"s3:GetObject: {name}: {len(data)} bytes of {expected} came")
         return data
 
+    def get_into(self, name: str, start: int, buffer: memoryview) -> None:
+        """See ``ObjectStore.get_into``."""
+        buffer[:] = self.get(name, start, len(buffer))
+
     def head(self, name: str) -> ObjectInfo | None:
         """See ``ObjectStore.head``."""
         key = self._key(name)

@@ -237,6 +237,10 @@ class BlobObjectStore:
             raise TransientError(f"{READ}: {name} was damaged on the way: another MD5")
         return answer.body
 
+    def get_into(self, name: str, start: int, buffer: memoryview) -> None:
+        """See ``ObjectStore.get_into``."""
+        buffer[:] = self.get(name, start, len(buffer))
+
     def head(self, name: str) -> ObjectInfo | None:
         """See ``ObjectStore.head``."""
         answer = self._properties(name)

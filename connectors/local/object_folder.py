@@ -22,10 +22,10 @@ from fcntl import LOCK_EX, LOCK_NB, LOCK_UN, flock
 from pathlib import Path
 
 from connectors.local.direct import write_whole
+from connectors.local.exact import fill_exactly, read_exactly
 from sealift.clock import Clock, SystemClock
 from sealift.errors import (
     HostLimitError,
-    IntegrityError,
     ObjectExistsError,
     ObjectMissingError,
     OutOfSpaceError,
@@ -221,11 +221,14 @@ class FolderObjectStore:
         checked_name(name)
         checked_range(start, length)
         with _folder_errors(f"{self._path}/{name}"), self._file(name) as file:
-            size = os.fstat(file).st_size
-            end = size if length is None else start + length
-            if end > size or (start and start >= size):
-                raise IntegrityError(f"{name} ends at {size}, before byte {end}", name=name)
-            return _read(file, start, end - start, name)
+            return read_exactly(file, name, start, length)
+
+    def get_into(self, name: str, start: int, buffer: memoryview) -> None:
+        """See ``ObjectStore.get_into``."""
+        checked_name(name)
+        checked_range(start, len(buffer))
+        with _folder_errors(f"{self._path}/{name}"), self._file(name) as file:
+            fill_exactly(file, name, start, buffer)
 
     def head(self, name: str) -> ObjectInfo | None:
         """See ``ObjectStore.head``."""
@@ -474,14 +477,3 @@ def _sorted_entries(folder: int, above: str) -> list[tuple[str, ObjectInfo | Non
                     info = _info(before + entry.name, entry.stat(follow_symlinks=False))
                     found.append((before + entry.name, info))
     return sorted(found, key=lambda item: item[0] + ("/" if item[1] is None else ""))
-
-
-def _read(file: int, start: int, length: int, name: str) -> bytes:
-    """Exactly this much; one read in nearly all cases."""
-    data = os.pread(file, length, start)
-    while len(data) < length:
-        more = os.pread(file, length - len(data), start + len(data))
-        if not more:
-            raise TransientError(f"{name}: the file became shorter while it was read", name=name)
-        data += more
-    return data

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from connectors.local.direct import DirectFile
 from connectors.local.partial import PartialFile, failure
 from sealift.disk import Unwritten, WriterCaps
 from sealift.errors import LockedError, TargetError
@@ -31,9 +32,11 @@ class RawFileWriter:
         self._partial = partial
         self._caps = caps
         self._file = -1
+        self._direct: DirectFile | None = None
         self._flush_failed = False
         if not partial.published:
             self._file = _open_locked(partial.path)
+            self._direct = DirectFile(partial.path)
 
     @classmethod
     def create(
@@ -132,17 +135,19 @@ class RawFileWriter:
 
     def close(self) -> None:
         """See ``DiskWriter.close``."""
+        if self._direct is not None:
+            self._direct.close()
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
 
     def _put(self, offset: int, view: memoryview) -> None:
-        position = 0
-        while position < len(view):
-            try:
+        try:
+            position = self._direct.write(view, offset) if self._direct is not None else 0
+            while position < len(view):
                 position += os.pwrite(self._file, view[position:], offset + position)
-            except OSError as error:
-                raise self._failure(error) from error
+        except OSError as error:
+            raise self._failure(error) from error
 
     def _check(self, offset: int, length: int) -> None:
         if self._partial.published or self._flush_failed:

@@ -7,6 +7,7 @@ copying the chunks into it; and a store may hand memory that begins at a page to
 import mmap
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 
 from sealift.objects import Bytes
 from sealift.units import MiB
@@ -19,16 +20,20 @@ _KEPT = 2
 class PageBuffers:
     """Buffers that begin at a page. Thread-safe.
 
-    Memory: what is taken, and ``_KEPT`` buffers of the largest sizes that were given back.
+    Memory: what is taken, and ``kept`` buffers of the largest sizes that were given back.
+
+    Args:
+        kept: see above.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, kept: int = _KEPT) -> None:
         self._lock = threading.Lock()
+        self._kept = kept
         self._free: list[mmap.mmap] = []
 
     def joined(self, parts: Sequence[bytes]) -> memoryview:
         """The parts, one behind the other; give it back when it is not needed any more."""
-        view = self._taken(sum(map(len, parts)))
+        view = self.taken(sum(map(len, parts)))
         at = 0
         for part in parts:
             view[at : at + len(part)] = part
@@ -36,7 +41,7 @@ class PageBuffers:
         return view
 
     def give(self, data: Bytes) -> None:
-        """Use the memory of something that was ``joined`` again; anything else is left alone.
+        """Use the memory of what was ``taken`` or ``joined`` again; anything else is left alone.
 
         Nobody may look at it from now on: what is left of it is released.
         """
@@ -47,14 +52,15 @@ class PageBuffers:
         with self._lock:
             self._free.append(buffer)
             self._free.sort(key=len, reverse=True)
-            del self._free[_KEPT:]
+            del self._free[self._kept :]
 
     def clear(self) -> None:
         """Free what is not taken."""
         with self._lock:
             self._free.clear()
 
-    def _taken(self, size: int) -> memoryview:
+    def taken(self, size: int) -> memoryview:
+        """Memory with undefined content; give it back when it is not needed any more."""
         with self._lock:
             fitting = [buffer for buffer in self._free if len(buffer) >= size]
             if fitting:
@@ -62,4 +68,7 @@ class PageBuffers:
                 return memoryview(fitting[-1])[:size]
         length = -(-size // LARGE_BYTES) * LARGE_BYTES
         private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-        return memoryview(mmap.mmap(-1, length, flags=private))[:size]
+        buffer = mmap.mmap(-1, length, flags=private)
+        with suppress(OSError):  # a kernel without huge pages
+            buffer.madvise(mmap.MADV_HUGEPAGE)
+        return memoryview(buffer)[:size]

@@ -14,6 +14,7 @@ from sealift.repository.blocks import TreeIds
 from sealift.repository.index import Location
 from sealift.repository.session import Repository
 from sealift.repository.tree import ZERO_ID
+from sealift.repository.whole import WholePacks
 from sealift.sealing.chunks import ChunkKind
 from sealift.units import KiB, MiB
 
@@ -42,11 +43,41 @@ class _Window:
 
 
 @dataclass
-class _Whole:
-    """A pack in memory; the lock is held by the one who reads it."""
+class _Target:
+    """A buffer that chunks are put into, each as soon as it is opened: so it is in a near cache.
 
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    data: bytes | None = None
+    Attributes:
+        chunk: bytes of each.
+        offset: of the buffer on the disk.
+        buffer: to fill.
+        places: indexes of each chunk id on the disk.
+        kept: collects what is put, if anybody wants that.
+    """
+
+    chunk: int
+    offset: int
+    buffer: memoryview
+    places: dict[bytes, list[int]] = field(default_factory=dict)
+    kept: dict[bytes, bytes] | None = None
+
+    def put(self, one: bytes, data: bytes) -> None:
+        """Put a chunk wherever it belongs."""
+        if self.kept is not None:
+            self.kept[one] = data
+        for index in self.places[one]:
+            at = index * self.chunk - self.offset
+            if 0 <= at <= len(self.buffer) - self.chunk:
+                self.buffer[at : at + self.chunk] = data
+            else:
+                low, high = max(at, 0), min(at + self.chunk, len(self.buffer))
+                self.buffer[low:high] = data[low - at : high - at]
+
+    def put_zeroes(self, indexes: list[int]) -> None:
+        """Put zeroes there."""
+        for index in indexes:
+            at = index * self.chunk - self.offset
+            low, high = max(at, 0), min(at + self.chunk, len(self.buffer))
+            self.buffer[low:high] = bytes(high - low)
 
 
 class ChunkFetcher:
@@ -68,7 +99,7 @@ class ChunkFetcher:
         self._span = max(1, WINDOW_BYTES // chunk_size)
         self._lock = threading.Lock()
         self._windows: OrderedDict[int, _Window] = OrderedDict()
-        self._packs: OrderedDict[str, _Whole] = OrderedDict()
+        self._packs = WholePacks(repository.store, WHOLE_PACKS)
         self._opened: OrderedDict[bytes, bytes] = OrderedDict()
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
@@ -81,41 +112,30 @@ class ChunkFetcher:
             self._read_run(start, min(start + self._span, after), offset, buffer)
 
     def _read_run(self, first: int, after: int, offset: int, buffer: memoryview) -> None:
-        ids = [self._ids[index] for index in range(first, after)]
-        wanted = {one for one in ids if one != ZERO_ID}
-        opened = self._chunks_of(first, after, wanted)
-        chunk, end = self._chunk, offset + len(buffer)
-        for index, one in enumerate(ids, first):
-            low, high = max(offset, index * chunk), min(end, (index + 1) * chunk)
-            part = buffer[low - offset : high - offset]
-            if one == ZERO_ID:
-                part[:] = bytes(high - low)
-            elif high - low == chunk:
-                part[:] = opened[one]
-            else:
-                part[:] = opened[one][low - index * chunk : high - index * chunk]
-
-    def _chunks_of(self, first: int, after: int, wanted: set[bytes]) -> dict[bytes, bytes]:
-        found = self._kept(wanted)
-        missing = wanted - found.keys()
+        target = _Target(self._chunk, offset, buffer)
+        for index in range(first, after):
+            target.places.setdefault(self._ids[index], []).append(index)
+        target.put_zeroes(target.places.pop(ZERO_ID, []))
+        missing = target.places.keys() - self._put_kept(target)
         if missing:
-            where: dict[bytes, Location] = {}
-            whole: set[str] = set()
-            for number in range(first // self._span, (after - 1) // self._span + 1):
-                window = self._window(number, len(missing))
-                where.update((one, window.places[one]) for one in missing & window.places.keys())
-                whole |= self._whole_packs(window)
-            lost = next(iter(missing - where.keys()), None)
-            if lost is not None:
-                raise IntegrityError(
-                    f"chunk {lost.hex()} is in no pack of the index",
-                    next_step="run repository check to see which points need it",
-                )
-            fresh = self._open_all(where, whole)
-            if after - first <= 2:
-                self._keep(fresh)
-            found.update(fresh)
-        return found
+            target.kept = {} if after - first <= 2 else None
+            self._put_stored(first, after, missing, target)
+            self._keep(target.kept or {})
+
+    def _put_stored(self, first: int, after: int, missing: set[bytes], target: "_Target") -> None:
+        where: dict[bytes, Location] = {}
+        whole: set[str] = set()
+        for number in range(first // self._span, (after - 1) // self._span + 1):
+            window = self._window(number, len(missing))
+            where.update((one, window.places[one]) for one in missing & window.places.keys())
+            whole |= self._whole_packs(window)
+        lost = next(iter(missing - where.keys()), None)
+        if lost is not None:
+            raise IntegrityError(
+                f"chunk {lost.hex()} is in no pack of the index",
+                next_step="run repository check to see which points need it",
+            )
+        self._open_all(where, whole, target)
 
     def _window(self, number: int, asked: int) -> _Window:
         with self._lock:
@@ -145,66 +165,62 @@ class ChunkFetcher:
         if window.asked < _STRETCH:
             return set()
         size = self._repository.index.pack_size
-        return {p for p, wanted in window.wanted.items() if wanted * _WHOLE_SHARE >= size(p)}
+        return {p for p, wanted in window.wanted.items() if 0 < size(p) <= wanted * _WHOLE_SHARE}
 
-    def _open_all(self, where: dict[bytes, Location], whole: set[str]) -> dict[bytes, bytes]:
+    def _open_all(self, where: dict[bytes, Location], whole: set[str], target: "_Target") -> None:
         by_pack: dict[str, list[tuple[bytes, Location]]] = {}
         for one, place in where.items():
             by_pack.setdefault(place.pack, []).append((one, place))
-        opened: dict[bytes, bytes] = {}
         for pack, chunks in by_pack.items():
             try:
-                if pack in whole:
-                    self._from_bytes(chunks, 0, memoryview(self._whole(pack)), opened)
-                else:
-                    self._from_ranges(pack, chunks, opened)
+                if pack not in whole or not self._from_whole(pack, chunks, target):
+                    self._from_ranges(pack, chunks, target)
             except ObjectMissingError as error:
                 raise IntegrityError(
                     f"{pack} is missing, and with it chunk {chunks[0][0].hex()}",
                     next_step="run repository check to see which points need it",
                 ) from error
-        return opened
+
+    def _from_whole(
+        self, pack: str, chunks: list[tuple[bytes, Location]], target: "_Target"
+    ) -> bool:
+        """False when it is damaged: it may be so in places that nobody needs here."""
+        try:
+            with self._packs.held(pack, self._repository.index.pack_size(pack)) as data:
+                self._from_bytes(chunks, 0, data, target)
+        except IntegrityError:
+            return False
+        return True
 
     def _from_ranges(
-        self, pack: str, chunks: list[tuple[bytes, Location]], opened: dict[bytes, bytes]
+        self, pack: str, chunks: list[tuple[bytes, Location]], target: "_Target"
     ) -> None:
         for start, end, part in _joined(chunks):
             data = self._repository.store.get(pack, start, end - start)
-            self._from_bytes(part, start, memoryview(data), opened)
+            self._from_bytes(part, start, memoryview(data), target)
 
     def _from_bytes(
         self,
         chunks: Iterable[tuple[bytes, Location]],
         start: int,
         data: memoryview,
-        opened: dict[bytes, bytes],
+        target: "_Target",
     ) -> None:
         for one, where in chunks:
             at = where.offset - start
             sealed = data[at : at + where.length]
             if where.plain != self._chunk:
                 raise IntegrityError(f"chunk {one.hex()} of {where.plain} bytes")
-            opened[one] = self._repository.opened(ChunkKind.DATA, one, where, sealed)
+            target.put(one, self._repository.opened(ChunkKind.DATA, one, where, sealed))
 
-    def _whole(self, pack: str) -> bytes:
+    def _put_kept(self, target: "_Target") -> set[bytes]:
         with self._lock:
-            held = self._packs.get(pack)
-            if held is None:
-                held = self._packs[pack] = _Whole()
-                if len(self._packs) > WHOLE_PACKS:
-                    self._packs.popitem(last=False)
-            self._packs.move_to_end(pack)
-        with held.lock:
-            if held.data is None:
-                held.data = self._repository.store.get(pack)
-            return held.data
-
-    def _kept(self, wanted: set[bytes]) -> dict[bytes, bytes]:
-        with self._lock:
-            found = {one: self._opened[one] for one in wanted if one in self._opened}
+            found = {one: self._opened[one] for one in target.places if one in self._opened}
             for one in found:
                 self._opened.move_to_end(one)
-        return found
+        for one, data in found.items():
+            target.put(one, data)
+        return set(found)
 
     def _keep(self, opened: dict[bytes, bytes]) -> None:
         with self._lock:
@@ -216,8 +232,8 @@ class ChunkFetcher:
         """Forget what is kept."""
         with self._lock:
             self._windows.clear()
-            self._packs.clear()
             self._opened.clear()
+        self._packs.drop()
 
 
 def _joined(

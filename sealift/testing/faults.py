@@ -107,10 +107,13 @@ _DATA_CALLS: dict[Fault, frozenset[tuple[str, str]]] = {
             ("target-reader", "read_into"),
             ("disk-writer", "write"),
             ("objects", "get"),
+            ("objects", "get_into"),
             ("objects", "put"),
         }
     ),
-    Fault.SHORT: frozenset({("target-reader", "read_into"), ("objects", "get")}),
+    Fault.SHORT: frozenset(
+        {("target-reader", "read_into"), ("objects", "get"), ("objects", "get_into")}
+    ),
 }
 _QUERIES = frozenset(
     {
@@ -358,11 +361,11 @@ class Script:
             return False
         if call.name == "get":
             return self._wrong_bytes(fault, result)
-        if fault is Fault.FLIP and call.name == "read_into":
-            _flip(args[1], self._rng())
+        if fault is Fault.FLIP and call.name in ("read_into", "get_into"):
+            _flip(args[-1], self._rng())
         if fault is Fault.SHORT:
-            half = len(args[1]) // 2
-            args[1][half:] = bytes(byte ^ 0xFF for byte in args[1][half:])
+            half = len(args[-1]) // 2
+            args[-1][half:] = bytes(byte ^ 0xFF for byte in args[-1][half:])
         return result
 
     def _wrong_bytes(self, fault: Fault, data: bytes) -> bytes:

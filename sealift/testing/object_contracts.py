@@ -127,6 +127,23 @@ class ObjectStoreContract:
             assert store.get("a", start, length) == data[start : start + length], (start, length)
             assert store.get("a", start) == data[start:], start
 
+    def test_a_range_is_read_into_memory(self, store: ObjectStore) -> None:
+        """As a get of it is, and nothing beside it is touched; never short."""
+        data = pattern(70_001)
+        store.put("a", data)
+        for start, length in ranges(len(data)):
+            memory = bytearray(b"x" * (length + 2))
+            store.get_into("a", start, memoryview(memory)[1:-1])
+            assert memory == b"x" + data[start : start + length] + b"x", (start, length)
+        for start, length in [(0, 70_002), (70_000, 2), (70_001, 1)]:
+            with pytest.raises(IntegrityError):
+                store.get_into("a", start, memoryview(bytearray(length)))
+        for start, length in [(0, 0), (-1, 1)]:
+            with pytest.raises(ValueError, match="range"):
+                store.get_into("a", start, memoryview(bytearray(length)))
+        with pytest.raises(ObjectMissingError, match="nothing-here"):
+            store.get_into("nothing-here", 0, memoryview(bytearray(5)))
+
     def test_a_range_past_the_end_is_refused(self, store: ObjectStore) -> None:
         """Never short: whoever asks knows from an index how long the object must be."""
         store.put("a", b"0123456789")

@@ -106,6 +106,10 @@ class MemoryObjectStore:
             raise IntegrityError(f"{name} ends at {len(data)}, before byte {end}")
         return data[start:end]
 
+    def get_into(self, name: str, start: int, buffer: memoryview) -> None:
+        """See ``ObjectStore.get_into``."""
+        buffer[:] = self.get(name, start, len(buffer))
+
     def head(self, name: str) -> ObjectInfo | None:
         """See ``ObjectStore.head``."""
         found = self.objects.get(checked_name(name))
@@ -208,6 +212,10 @@ class LaggingObjectStore:
     def get(self, name: str, start: int = 0, length: int | None = None) -> bytes:
         """See ``ObjectStore.get``."""
         return self._inner.get(name, start, length)
+
+    def get_into(self, name: str, start: int, buffer: memoryview) -> None:
+        """See ``ObjectStore.get_into``."""
+        buffer[:] = self.get(name, start, len(buffer))
 
     def head(self, name: str) -> ObjectInfo | None:
         """See ``ObjectStore.head``."""

@@ -4,12 +4,15 @@ import errno
 import fcntl
 import mmap
 import os
+import random
 from pathlib import Path
 
 import pytest
 
-from connectors.local.direct import LEAST_BYTES, write_whole
-from sealift.units import KiB
+from connectors.local import RawFileWriter
+from connectors.local.direct import LEAST_BYTES, LEAST_RANGE_BYTES, DirectFile, write_whole
+from sealift.errors import OutOfSpaceError
+from sealift.units import KiB, MiB
 
 SIZES = [LEAST_BYTES, LEAST_BYTES + 1, LEAST_BYTES + 4096, 3 * LEAST_BYTES + 5 * KiB - 1]
 
@@ -91,3 +94,97 @@ def test_a_full_disk_is_told_as_ever(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(OSError, match="No space left"):
         write_whole(file, pages(LEAST_BYTES))
     os.close(file)
+
+
+def direct_calls(path: Path, data: memoryview, offset: int) -> tuple[int, list[int]]:
+    """What ``DirectFile.write`` says it wrote, and the lengths of its calls."""
+    calls, real = [], os.pwrite
+
+    def pwrite(file: int, part: memoryview, at: int) -> int:
+        calls.append(real(file, part, at))
+        return calls[-1]
+
+    direct = DirectFile(path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("connectors.local.direct.os.pwrite", pwrite)
+        done = direct.write(data, offset)
+    direct.close()
+    direct.close()
+    return done, calls
+
+
+@pytest.mark.parametrize("tail", [0, 1, 4095])
+def test_a_range_is_written_but_for_what_is_behind_its_last_page(tmp_path: Path, tail: int) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(2 * MiB))
+    data = pages(LEAST_RANGE_BYTES + tail)
+    done, _ = direct_calls(path, data, MiB)
+    assert done in (0, LEAST_RANGE_BYTES)  # 0 on a file system that cannot do it
+    assert path.read_bytes()[MiB : MiB + done] == data[:done]
+    assert not any(path.read_bytes()[:MiB])
+    assert not any(path.read_bytes()[MiB + done :])
+
+
+@pytest.mark.parametrize(
+    ("size", "offset"), [(LEAST_RANGE_BYTES - 1, 0), (MiB, 512), (64 * KiB, 0)]
+)
+def test_what_is_small_or_begins_within_a_page_is_left_to_the_caller(
+    tmp_path: Path, size: int, offset: int
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * 4 * MiB)
+    assert direct_calls(path, pages(size), offset) == (0, [])
+    assert path.read_bytes() == b"x" * 4 * MiB
+
+
+def test_after_a_refusal_nothing_is_tried_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was written before it counts; the caller writes the rest."""
+    path = tmp_path / "file"
+    path.write_bytes(b"")
+    calls, good = [], [4 * KiB]
+
+    def pwrite(_file: int, part: memoryview, at: int) -> int:
+        calls.append(at)
+        if not good:
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return good.pop()
+
+    monkeypatch.setattr("connectors.local.direct.os.pwrite", pwrite)
+    direct = DirectFile(path)
+    direct._usable = True  # also where this file system cannot do it
+    data = pages(LEAST_RANGE_BYTES)
+    assert [direct.write(data, 0), direct.write(data, 0)] == [4 * KiB, 0]
+    assert calls == [0, 4 * KiB]
+    direct.close()
+
+
+@pytest.mark.fault(7)
+def test_a_full_disk_is_told_by_a_range_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pwrite(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    writer = RawFileWriter.create(tmp_path / "disk", 4 * MiB)
+    monkeypatch.setattr("connectors.local.direct.os.pwrite", pwrite)
+    with pytest.raises(OutOfSpaceError):
+        writer.write(0, pages(MiB), ())
+    writer.abort()
+
+
+def test_a_disk_is_whole_whatever_memory_its_writes_come_from(tmp_path: Path) -> None:
+    """Ranges past the cache and through it lie side by side, and one may follow the other."""
+    size = 8 * MiB + 5 * KiB
+    rng, disk = random.Random(1), bytearray(size)
+    writer = RawFileWriter.create(tmp_path / "disk", size)
+    for _ in range(60):
+        at = rng.randrange(0, size, 64 * KiB)
+        length = min(rng.choice((64 * KiB, 320 * KiB, MiB)), size - at)
+        data = pages(length, rng.choice((0, 0, 16)))
+        writer.write(at, data, ())
+        disk[at : at + length] = data
+    writer.commit(())
+    writer.close()
+    assert (tmp_path / "disk").read_bytes() == disk

@@ -19,8 +19,8 @@ from sealift.errors import LocalStateError, OutOfSpaceError
 
 _PAGE_BLOCKS = 4096
 _PAGE_BYTES = _PAGE_BLOCKS * DIGEST_BYTES
-PAGES_IN_MEMORY = 1024
-"""128 MiB of digests: 2 TiB of blocks of 512 KiB, 256 GiB of chunks of 64 KiB."""
+PAGES_IN_MEMORY = 512
+"""64 MiB of digests: 1 TiB of blocks of 512 KiB, 128 GiB of chunks of 64 KiB."""
 _EMPTY = bytes(128 * DIGEST_BYTES)
 _MAGIC = {b"SLBM\x01\n": SHA256, b"SLBM\x02\n": BLAKE3}
 """By what a file begins with, the algorithm of its digests."""

@@ -29,7 +29,7 @@ class SyncContext:
 
     Memory of a sync: ``writer.caps.concurrency`` x ``writer.caps.max_op_bytes`` for
     buffers and what the writer says of itself, whatever the disk's size; plus, which grows
-    with the disk, the block map of what was written (32 bytes a block, at most 128 MiB, see
+    with the disk, the block map of what was written (32 bytes a block, at most 64 MiB, see
     ``BlockMap``), the base's when there is one, and one bit a block for the journal: for a
     full TiB of 512 KiB blocks 64 MiB, 64 MiB and 256 KiB.
 

@@ -22,8 +22,8 @@ from sealift.repository.packs import MAX_ENTRIES, Toc
 from sealift.repository.sorted_runs import DamagedRunError, Record, SortedRuns
 from sealift.sealing.chunks import ChunkKind
 
-PENDING_ENTRIES = 400_000
-"""Chunks that are kept in memory, some 100 MiB; more go to a run."""
+PENDING_ENTRIES = 100_000
+"""Chunks that are kept in memory, some 40 MiB; more go to a run."""
 _VERSION = 2
 
 _SCHEMA = """

@@ -155,6 +155,7 @@ def cases(states: list[Objects], other: Objects) -> Iterator[tuple[str, Objects]
     yield "nothing left", {}
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.fault(45, 46)
 def test_every_object_tampered_with_in_every_way(evidence: Evidence) -> None:
     world = World()

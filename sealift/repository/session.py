@@ -25,6 +25,7 @@ from sealift.repository.points import MAX_MANIFEST_BYTES, PointManifest
 from sealift.repository.recent import Recent
 from sealift.repository.tree import MAX_ENCODED_BYTES, Tree, added
 from sealift.sealing.chunks import ChunkKind, ChunkSealer
+from sealift.sealing.compression import SMALL_CHUNKS
 from sealift.sealing.keys import KeyRing
 from sealift.sealing.records import RecordKind, RecordSealer
 from sealift.store import StateStore
@@ -32,9 +33,6 @@ from sealift.units import KiB, MiB
 
 CHUNK_BYTES = 64 * KiB
 """Of a new disk: the granule of QEMU's bitmaps, so that a changed granule stores one chunk."""
-LEVEL = 2
-"""Of zstd: on 1.8 GiB of programs, noise and text 1.2 % less is stored than at level 1, for a tenth
-more of the compressor's time; level 3 takes a third more for another 0.7 %."""
 NODES_CACHED = 8192
 """Some 17 MiB: every node above the leaves of a disk of 30 TiB."""
 NODE_PACK_READ_WHOLE_BYTES = 4 * MiB
@@ -50,14 +48,14 @@ class RepositoryOptions:
     """What may differ from one process to another.
 
     Attributes:
-        level: of zstd.
+        level: of zstd; or ``SMALL_CHUNKS``.
         pack_bytes: chunks of a full pack.
         chunk_bytes: of disks that are new.
         lock_seconds: how long the store keeps what is put, and what a new point stands on,
             from being deleted by anybody; 0 = no lock. For stores with ``object_lock``.
     """
 
-    level: int = LEVEL
+    level: int = SMALL_CHUNKS
     pack_bytes: int = PACK_BYTES
     chunk_bytes: int = CHUNK_BYTES
     lock_seconds: float = 0.0

@@ -81,7 +81,8 @@ class ChunkSealer:
         payload, codec = self._packed(data, length)
         epoch = self._ring.epoch
         aad = _aad(self._ring, kind, content_id, codec, length, epoch)
-        nonce = self._ring.nonce(aad, payload if codec is Codec.ZSTD else b"")
+        hashed = b"" if codec is Codec.NONE else bytes(payload)  # no copy: a frame is bytes
+        nonce = self._ring.nonce(aad, hashed)
         sealed = nonce + self._ring.chunk_key(epoch).seal(nonce, payload, aad)
         try:
             self._open(self._proof, kind, content_id, codec, length, epoch, sealed, True)
@@ -159,11 +160,11 @@ class ChunkSealer:
             raise IntegrityError("the content does not have this id")
         return data
 
-    def _packed(self, data: Data, length: int) -> tuple[bytes, Codec]:
+    def _packed(self, data: Data, length: int) -> tuple[Data, Codec]:
         frame = self._compressor.compress(data)
         if len(frame) <= length - (length >> _WORTH_SHIFT):
             return frame, Codec.ZSTD
-        return bytes(data), Codec.NONE
+        return data, Codec.NONE
 
     def _unpacked(self, codec: int, payload: bytes, length: int) -> bytes:
         if codec == Codec.ZSTD:

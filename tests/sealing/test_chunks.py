@@ -7,7 +7,8 @@ import pytest
 
 from sealift.errors import IntegrityError
 from sealift.sealing.chunks import MAX_CHUNK_BYTES, ChunkKind, ChunkSealer, SealedChunk
-from sealift.sealing.compression import Codec
+from sealift.sealing.compression import SMALL_CHUNKS, Codec, Compressor
+from sealift.units import KiB, MiB
 from tests.sealing.conftest import REPOSITORY, ring_of
 
 TEXT = b"an acknowledged write is never lost; " * 2000
@@ -77,3 +78,24 @@ def test_a_chunk_of_another_repository_does_not_open() -> None:
         opened(other, chunk)
     assert ring_of().content_id(TEXT) != ring_of(repository=bytes(16)).content_id(TEXT)
     assert opened(ChunkSealer(ring_of(repository=REPOSITORY)), chunk) == TEXT
+
+
+@pytest.mark.parametrize("size", [1, 511, 2057, 64 * KiB, 64 * KiB + 1, MiB, MAX_CHUNK_BYTES])
+def test_a_chunk_of_any_size_opens_that_was_compressed_for_small_ones(size: int) -> None:
+    """Window and length of its frame are those of the chunk, which every reader insists on."""
+    data = words(1 + size // 8)[:size]
+    chunk = sealed(ChunkSealer(ring_of(), level=SMALL_CHUNKS), data)
+    assert (chunk.codec == Codec.ZSTD) == (size > 1)
+    assert opened(ChunkSealer(ring_of()), chunk, check_id=True) == data
+
+
+def test_small_chunks_are_compressed_better_than_at_level_2() -> None:
+    data = words(8000)[: 64 * KiB]
+    small, level = (Compressor(n).compress(data) for n in (SMALL_CHUNKS, 2))
+    assert len(small) < len(level)
+
+
+def words(count: int) -> bytes:
+    """Of 2,000 in random order."""
+    known = [b"word%04d" % n for n in range(2000)]
+    return b" ".join(random.Random(1).choices(known, k=count))

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 from connectors.local import RawFileReader
@@ -45,11 +46,14 @@ def text(rng: random.Random, size: int) -> bytes:
 def scatter_changes(path: Path, share: float, rng: random.Random) -> frozenset[int]:
     """Write over ``share`` of the image in granules here and there; half of it compresses.
 
+    Only where there is data, as a guest that writes over what it has: in a hole nothing is saved by
+    knowing the granule, since a peer's large chunk around it is nearly all zeroes.
+
     Returns:
         Numbers of the granules: what a dirty bitmap would say.
     """
-    granules = path.stat().st_size // GRANULE
-    chosen = frozenset(rng.sample(range(granules), max(1, int(granules * share))))
+    wanted = max(1, int(path.stat().st_size // GRANULE * share))
+    chosen = frozenset(rng.sample(granules_with_data(path), wanted))
     with path.open("r+b") as file:
         for number, granule in enumerate(sorted(chosen)):
             file.seek(granule * GRANULE)
@@ -57,6 +61,13 @@ def scatter_changes(path: Path, share: float, rng: random.Random) -> frozenset[i
         file.flush()
         os.fsync(file.fileno())
     return chosen
+
+
+def granules_with_data(path: Path) -> list[int]:
+    """Ascending; those of which the file system says that they are no hole."""
+    with closing(RawFileReader(path)) as image:
+        data = [e for e in image.extents(0, image.size) if e.kind is Kind.DATA]
+    return sorted({n for e in data for n in range(e.start // GRANULE, -(-e.end // GRANULE))})
 
 
 class Tracked(RawFileReader):

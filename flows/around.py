@@ -6,8 +6,15 @@ from dataclasses import dataclass
 
 from sealift.cancel import CancelToken
 from sealift.clock import Clock
+from sealift.config_load import AnyPlan
 from sealift.ports import DiskRunner, side_by_side
 from sealift.progress import Sink
+from sealift.ratelimit import RateLimit, TokenBucket, Unlimited
+from sealift.retry import RetryPolicy
+from sealift.sync import SyncContext
+from sealift.units import MiB
+
+_BURST_BYTES = 4 * MiB
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,3 +40,21 @@ class Around:
     run_disks: DiskRunner = side_by_side
     patience_seconds: float = math.inf
     sharers: int = 1
+
+
+def context_of(plan: AnyPlan, around: Around) -> SyncContext:
+    """What a sync runs in, by the plan's limits."""
+    return SyncContext(
+        clock=around.clock,
+        cancel=around.cancel,
+        retry=RetryPolicy(patience_seconds=min(plan.limits.patience, around.patience_seconds)),
+        bandwidth=_bandwidth(plan, around),
+        sink=around.sink,
+    )
+
+
+def _bandwidth(plan: AnyPlan, around: Around) -> RateLimit:
+    if not plan.limits.bandwidth:
+        return Unlimited()
+    rate = max(1.0, plan.limits.bandwidth / around.sharers)
+    return TokenBucket(rate, min(rate, _BURST_BYTES), around.clock, around.cancel)

@@ -3,31 +3,19 @@
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from flows.accounts import Account as Account
-from flows.accounts import account_target as account_target
+from flows import accounts
 from flows.around import Around as Around
+from flows.around import context_of
 from flows.places import refuse_other_kind, runtime_directory, state_directory
-from sealift.config import PLANNED, MigrationPlan
+from sealift.config import MigrationPlan
 from sealift.config_load import AnyPlan
-from sealift.config_repository import ReplicationPlan
 from sealift.endpoints import CloudTarget, Hypervisor
 from sealift.errors import SourceError
 from sealift.leases import FileLeases
-from sealift.ledger import load_migration
-from sealift.ports import Ports, ReplicaPorts
+from sealift.ports import Ports
 from sealift.private import make_private_folder
-from sealift.ratelimit import RateLimit, TokenBucket, Unlimited
-from sealift.retry import RetryPolicy
 from sealift.store import FileStateStore, StateLock
-from sealift.sync import SyncContext
-from sealift.units import MiB
-
-if TYPE_CHECKING:
-    from sealift.repository.target import RepositoryTarget
-
-_BURST_BYTES = 4 * MiB
 
 SETTLING = "sealift undo after a stop"
 """Run name of whoever puts the source back after a cutover that was killed or cancelled."""
@@ -69,93 +57,9 @@ def ports_over(
     )
 
 
-def replica_ports_over(
-    plan: ReplicationPlan, around: Around, store: FileStateStore, stack: ExitStack
-) -> ReplicaPorts:
-    """Like ``ports_over``, for a replication; its repository has to be there."""
-    refuse_other_kind(plan, store)
-    hypervisor = hypervisor_of(plan, store.directory, around)
-    stack.callback(hypervisor.close)
-    target = replica_of(plan, hypervisor, around, store, stack)
-    return ReplicaPorts(
-        hypervisor,
-        target,
-        store,
-        context_of(plan, around),
-        policy=plan.migration_policy(),
-        run_disks=around.run_disks,
-        leases=leases_in(store, around),
-    )
-
-
-def failover_ports_over(
-    plan: ReplicationPlan, around: Around, store: FileStateStore, stack: ExitStack
-) -> Ports:
-    """Like ``replica_ports_over``, with the plan's account as the place where points start.
-
-    Raises:
-        UsageError: the plan names no account.
-    """
-    from flows.recovery import account_of
-    from sealift.launching import LaunchingTarget
-
-    refuse_other_kind(plan, store)
-    cloud = account_of(plan, f"{PLANNED}{plan.name}", around, stack)
-    hypervisor = hypervisor_of(plan, store.directory, around)
-    stack.callback(hypervisor.close)
-    context = context_of(plan, around)
-    points = replica_of(plan, hypervisor, around, store, stack)
-    target = LaunchingTarget(points, cloud, store, context)
-    policy = plan.failover_policy()
-    leases = leases_in(store, around)
-    return Ports(hypervisor, target, store, context, policy, around.run_disks, leases=leases)
-
-
-def replica_of(
-    plan: ReplicationPlan,
-    hypervisor: Hypervisor,
-    around: Around,
-    state: FileStateStore,
-    stack: ExitStack,
-) -> "RepositoryTarget":
-    """The repository that the plan names, as the place of its points.
-
-    Raises:
-        UsageError: the replication begins, and points of another machine have its name there.
-    """
-    from flows.repositories import object_store, open_over
-    from sealift.repository.target import RepositoryTarget
-
-    store = object_store(plan, around, stack)
-    found = open_over(plan, around, store, state, stack)
-    target = RepositoryTarget(found.repository, plan.name, state)
-    if load_migration(state) is None:
-        vm = context_of(plan, around).retrier().call(hypervisor.describe)
-        target.refuse_other_machine(vm.uuid)
-    return target
-
-
 def leases_in(store: FileStateStore, around: Around) -> FileLeases:
     """Who works on the disks of this migration, in whichever process."""
     return FileLeases(store.directory, around.clock, around.cancel, around.run_name)
-
-
-def context_of(plan: AnyPlan, around: Around) -> SyncContext:
-    """What a sync runs in, by the plan's limits."""
-    return SyncContext(
-        clock=around.clock,
-        cancel=around.cancel,
-        retry=RetryPolicy(patience_seconds=min(plan.limits.patience, around.patience_seconds)),
-        bandwidth=_bandwidth(plan, around),
-        sink=around.sink,
-    )
-
-
-def _bandwidth(plan: AnyPlan, around: Around) -> RateLimit:
-    if not plan.limits.bandwidth:
-        return Unlimited()
-    rate = max(1.0, plan.limits.bandwidth / around.sharers)
-    return TokenBucket(rate, min(rate, _BURST_BYTES), around.clock, around.cancel)
 
 
 def hypervisor_of(plan: AnyPlan, state: Path, around: Around) -> Hypervisor:
@@ -197,5 +101,5 @@ def _own_scratch(state: Path) -> Path:
 def cloud_of(plan: MigrationPlan, around: Around, stack: ExitStack) -> CloudTarget:
     """The target that the plan names."""
     limits = plan.limits
-    account = Account(plan.target, plan.migration, limits.connections, limits.put_rate)
-    return account_target(account, around, stack)
+    account = accounts.Account(plan.target, plan.migration, limits.connections, limits.put_rate)
+    return accounts.account_target(account, around, stack)

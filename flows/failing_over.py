@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from flows import assembly
+from flows.around import Around, context_of
 from flows.points import OpenPoint
 from flows.recovery import recovery_target
 from flows.restoring import restore_to_snapshot
@@ -45,7 +46,7 @@ class FailedOver:
     recovery_seconds: float
 
 
-def refuse_running_source(plan: ReplicationPlan, around: assembly.Around, stack: ExitStack) -> str:
+def refuse_running_source(plan: ReplicationPlan, around: Around, stack: ExitStack) -> str:
     """What is known of the source; nothing is done to it.
 
     Raises:
@@ -92,7 +93,7 @@ def refuse_unconfirmed(name: str, typed: str) -> None:
 
 
 def failover(
-    plan: ReplicationPlan, point: OpenPoint, around: assembly.Around, stack: ExitStack
+    plan: ReplicationPlan, point: OpenPoint, around: Around, stack: ExitStack
 ) -> FailedOver:
     """Restore, publish, launch, wait until it is healthy.
 
@@ -103,7 +104,7 @@ def failover(
     clock = around.clock
     began, lost = clock.monotonic(), clock.now().timestamp() - point.ref.taken_ms / 1000
     target, state = recovery_target(plan, point, around, stack, "failover")
-    context, vm = assembly.context_of(plan, around), point.manifest.vm
+    context, vm = context_of(plan, around), point.manifest.vm
     retry = context.retrier()
     for check in retry.call(lambda: target.preflight(vm)):
         if not check.ok:

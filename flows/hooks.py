@@ -82,4 +82,7 @@ def _opened(plan: AnyPlan, around: assembly.Around) -> Iterator[Migrator]:
         if isinstance(plan, MigrationPlan):
             yield Migrator.open(assembly.ports_over(plan, around, store, stack), plan.name)
         else:
-            yield Failover.open(assembly.failover_ports_over(plan, around, store, stack), plan.name)
+            # a migration's cutover starts sooner without what opens repositories
+            from flows.replica_assembly import failover_ports_over
+
+            yield Failover.open(failover_ports_over(plan, around, store, stack), plan.name)

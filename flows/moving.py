@@ -1,7 +1,7 @@
 """A planned failover as commands and flows run it: what can be done before, then the handover."""
 
 from flows.guardian import Guardian
-from flows.session import FailingOver
+from flows.replica_session import FailingOver
 from sealift.config_repository import ReplicationPlan
 from sealift.migration import Migration
 from sealift.migrator import Approve, CutoverForecast

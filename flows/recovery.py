@@ -2,7 +2,8 @@
 
 from contextlib import ExitStack
 
-from flows import assembly
+from flows import accounts
+from flows.around import Around
 from flows.places import state_home
 from flows.points import OpenPoint
 from sealift.config_repository import ReplicationPlan
@@ -15,7 +16,7 @@ _OWNER_DIGITS = 16  # of a point's id, in the names of what is made
 
 
 def recovery_target(
-    plan: ReplicationPlan, point: OpenPoint, around: assembly.Around, stack: ExitStack, verb: str
+    plan: ReplicationPlan, point: OpenPoint, around: Around, stack: ExitStack, verb: str
 ) -> tuple[CloudTarget, FileStateStore]:
     """The account, and a state folder of this point and verb, owned until ``stack`` closes.
 
@@ -34,9 +35,7 @@ def recovery_target(
     return account_of(plan, owner, around, stack), store
 
 
-def account_of(
-    plan: ReplicationPlan, owner: str, around: assembly.Around, stack: ExitStack
-) -> CloudTarget:
+def account_of(plan: ReplicationPlan, owner: str, around: Around, stack: ExitStack) -> CloudTarget:
     """The plan's account; everything made there carries ``owner``.
 
     Raises:
@@ -47,8 +46,8 @@ def account_of(
             "the plan names no account to restore into",
             next_step="add target: with aws: or azure: to the plan",
         )
-    return assembly.account_target(
-        assembly.Account(plan.target, owner, _CONNECTIONS), around, stack
+    return accounts.account_target(
+        accounts.Account(plan.target, owner, _CONNECTIONS), around, stack
     )
 
 

@@ -29,10 +29,11 @@ from flows.failing_over import refuse_running_source, refuse_unconfirmed
 from flows.hooks import settle
 from flows.moving import approval_of, moved
 from flows.points import OpenPoint
+from flows.replica_session import failing_over, replication
 from flows.repositories import OpenRepository
 from flows.retaining import retention_of
 from flows.sent_disks import disks_here
-from flows.session import Run, failing_over, replication
+from flows.session import Run
 from flows.tasks import TaskedFailover, TaskedReplicator
 from flows.watching import freshness, refuse_stale
 from sealift.clock import SystemClock

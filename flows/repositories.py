@@ -8,7 +8,7 @@ from pathlib import Path
 from random import SystemRandom
 from typing import TYPE_CHECKING
 
-from flows import assembly
+from flows.around import Around, context_of
 from flows.places import cache_home, state_home
 from flows.unlocking import secret_of
 from sealift.config_places import BlobPlan, S3Plan
@@ -69,7 +69,7 @@ class OpenRepository:
 
 
 def object_store(
-    plan: ReplicationPlan, around: assembly.Around, stack: ExitStack, *, create: bool = False
+    plan: ReplicationPlan, around: Around, stack: ExitStack, *, create: bool = False
 ) -> ObjectStore:
     """The store of the plan's repository, patient; ``stack`` closes it.
 
@@ -85,7 +85,7 @@ def object_store(
     inner = bare_store(plan.repository, around, create=create)
     stack.callback(inner.close)
     paced = PacedStore(inner, around.clock, around.cancel)
-    return PatientStore(paced, assembly.context_of(plan, around).retrier())
+    return PatientStore(paced, context_of(plan, around).retrier())
 
 
 def options_of(plan: ReplicationPlan) -> RepositoryOptions:
@@ -94,7 +94,7 @@ def options_of(plan: ReplicationPlan) -> RepositoryOptions:
     return RepositoryOptions(lock_seconds=lock.keep if lock else 0.0)
 
 
-def bare_store(plan: RepositoryPlan, around: assembly.Around, *, create: bool) -> ObjectStore:
+def bare_store(plan: RepositoryPlan, around: Around, *, create: bool) -> ObjectStore:
     """The store itself, one attempt a call; the caller closes it.
 
     Raises:
@@ -111,13 +111,13 @@ def bare_store(plan: RepositoryPlan, around: assembly.Around, *, create: bool) -
     return _bucket(plan.s3, around)
 
 
-def store_findings(plan: ReplicationPlan, around: assembly.Around) -> Iterator[Finding]:
+def store_findings(plan: ReplicationPlan, around: Around) -> Iterator[Finding]:
     """What the plan's store keeps, tried, and what its owner has set.
 
     Raises:
         TargetError: there is no such folder.
     """
-    retrier = assembly.context_of(plan, around).retrier()
+    retrier = context_of(plan, around).retrier()
     with closing(bare_store(plan.repository, around, create=False)) as store:
         yield from StoreCheck(store, retrier, around.clock, SystemRandom()).run()
     yield from _rules(plan.repository)
@@ -139,14 +139,14 @@ def _rules(plan: RepositoryPlan) -> Iterator[Finding]:
         yield from bucket_findings(spec, clients)
 
 
-def _bucket(plan: S3Plan, around: assembly.Around) -> ObjectStore:
+def _bucket(plan: S3Plan, around: Around) -> ObjectStore:
     from connectors.aws.object_s3 import S3ObjectStore
 
     return S3ObjectStore(_bucket_spec(plan), clock=around.clock)
 
 
 @contextmanager
-def undeleter(plan: RepositoryPlan, around: assembly.Around) -> Iterator["Undeleter"]:
+def undeleter(plan: RepositoryPlan, around: Around) -> Iterator["Undeleter"]:
     """What undoes deletes in the plan's bucket; the repository is not opened for it.
 
     Raises:
@@ -180,7 +180,7 @@ def _bucket_spec(plan: S3Plan) -> "S3Spec":
     )
 
 
-def _container(plan: BlobPlan, around: assembly.Around) -> ObjectStore:
+def _container(plan: BlobPlan, around: Around) -> ObjectStore:
     from connectors.azure.object_blob import BlobObjectStore
 
     return BlobObjectStore(_container_spec(plan), clock=around.clock)
@@ -202,7 +202,7 @@ def _container_spec(plan: BlobPlan) -> "BlobSpec":
 @contextmanager
 def opened(
     plan: ReplicationPlan,
-    around: assembly.Around,
+    around: Around,
     receipt: str | None = None,
     *,
     follows: bool = True,
@@ -232,7 +232,7 @@ def opened(
 
 def open_over(
     plan: ReplicationPlan,
-    around: assembly.Around,
+    around: Around,
     store: ObjectStore,
     state: StateStore,
     stack: ExitStack,
@@ -244,7 +244,7 @@ def open_over(
     """A repository on a store and a state that the caller owns; ``stack`` closes it."""
     witness = None if receipt is None else _witness(receipt)
     given = secret or secret_of(plan.repository.key, around.environ, cancel=around.cancel)
-    key = patient(given, assembly.context_of(plan, around).retrier())
+    key = patient(given, context_of(plan, around).retrier())
     found = slot_objects.opened(store, key)
     seen = _same_as_before(state, found.ring, store)
     cache, options = cache_of(plan, around), options_of(plan)
@@ -289,7 +289,7 @@ def _same_as_before(state: StateStore, ring: KeyRing, store: ObjectStore) -> boo
     return True
 
 
-def reader_state(plan: ReplicationPlan, around: assembly.Around, store: ObjectStore) -> Path:
+def reader_state(plan: ReplicationPlan, around: Around, store: ObjectStore) -> Path:
     """Where this host remembers what it has seen of a repository, beside its replications."""
     name = hashlib.sha256(store.identity.encode()).hexdigest()[:16]
     home = state_home(around.environ)
@@ -298,7 +298,7 @@ def reader_state(plan: ReplicationPlan, around: assembly.Around, store: ObjectSt
     return home / ".repositories" / name
 
 
-def cache_of(plan: ReplicationPlan, around: assembly.Around) -> Path:
+def cache_of(plan: ReplicationPlan, around: Around) -> Path:
     """Folder of the index; made when missing."""
     folder = plan.repository.cache or cache_home(around.environ)
     make_private_folder(folder)

@@ -1,4 +1,4 @@
-"""One run of one migration or replication: its lock, log, progress and ports, in that order."""
+"""One run: its lock, log, progress and ports, in that order; of a replication: replica_session."""
 
 import logging
 import platform
@@ -17,7 +17,6 @@ from flows.run_log import Redactor, RunLog
 from sealift.cancel import CancelToken
 from sealift.clock import Clock, SystemClock
 from sealift.config import MigrationPlan
-from sealift.config_repository import ReplicationPlan
 from sealift.errors import LockedError, SealiftError, StoppedError, UsageError
 from sealift.failover import Failover
 from sealift.host_limits import check_address_space, host_limit
@@ -71,27 +70,7 @@ class Session:
 
 
 @dataclass(frozen=True, slots=True)
-class Replication:
-    """An open run of a replication."""
-
-    replicator: Replicator[ReplicaPorts]
-    ports: ReplicaPorts
-    reporter: Reporter
-    log_path: Path | None
-
-
-@dataclass(frozen=True, slots=True)
-class FailingOver:
-    """An open run of a planned failover."""
-
-    failover: Failover
-    ports: Ports
-    reporter: Reporter
-    log_path: Path | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Owned:
+class Owned:
     """What every run has before its ports are opened."""
 
     around: assembly.Around
@@ -110,36 +89,15 @@ def session(plan: MigrationPlan, run: Run) -> Iterator[Session]:
         SealiftError: with the log file as the operand ``log``; also in place of any
             exception that nobody expected, whose trace is in the log file only.
     """
-    with _owned_run(FileStateStore(state_directory(plan, run.environ)), run) as own:
+    with owned_run(FileStateStore(state_directory(plan, run.environ)), run) as own:
         ports = assembly.ports_over(plan, own.around, own.store, own.stack)
         migrator = run.open_migrator(ports, plan.migration)
         yield Session(migrator, ports, own.reporter, own.log_path)
 
 
 @contextmanager
-def replication(plan: ReplicationPlan, run: Run) -> Iterator[Replication]:
-    """Own the replication, open its source, its repository and its record; see ``session``."""
-    with _owned_run(FileStateStore(state_directory(plan, run.environ)), run) as own:
-        ports = assembly.replica_ports_over(plan, own.around, own.store, own.stack)
-        replicator = run.open_replicator(ports, plan.name)
-        yield Replication(replicator, ports, own.reporter, own.log_path)
-
-
-@contextmanager
-def failing_over(plan: ReplicationPlan, run: Run) -> Iterator[FailingOver]:
-    """Own the replication, as ``replication`` does, and open the account that shall run it, too.
-
-    Raises:
-        UsageError: the plan names no account.
-    """
-    with _owned_run(FileStateStore(state_directory(plan, run.environ)), run) as own:
-        ports = assembly.failover_ports_over(plan, own.around, own.store, own.stack)
-        failover = run.open_failover(ports, plan.name)
-        yield FailingOver(failover, ports, own.reporter, own.log_path)
-
-
-@contextmanager
-def _owned_run(store: FileStateStore, run: Run) -> Iterator[_Owned]:
+def owned_run(store: FileStateStore, run: Run) -> Iterator[Owned]:
+    """Own a state folder for one run; see ``session``."""
     check_address_space()
     with RunLog(store.directory / "logs", run.command, run.clock, run.environ) as run_log:
         log.info(
@@ -160,7 +118,7 @@ def _owned_run(store: FileStateStore, run: Run) -> Iterator[_Owned]:
 
 
 @contextmanager
-def _inside(run: Run, store: FileStateStore, log_path: Path | None) -> Iterator[_Owned]:
+def _inside(run: Run, store: FileStateStore, log_path: Path | None) -> Iterator[Owned]:
     board = Board(run.clock)
     around = assembly.Around(
         run.clock, run.cancel, board, run.environ, f"sealift {run.command}", run.run_disks
@@ -169,7 +127,7 @@ def _inside(run: Run, store: FileStateStore, log_path: Path | None) -> Iterator[
         stack.enter_context(_owned(store.directory, around))
         views = [*run.views, BeatView(store, around.run_name, run.clock)]
         reporter = stack.enter_context(Reporter(board, views, run.clock))
-        yield _Owned(around, store, reporter, log_path, stack)
+        yield Owned(around, store, reporter, log_path, stack)
 
 
 @contextmanager

@@ -303,6 +303,7 @@ def completion(
     epilog=examples("sealift help exit-codes", "sealift help recovery", "sealift help json-schema"),
 )
 def help_topic(
+    context: typer.Context,
     topic: Annotated[
         str | None,
         typer.Argument(help="environment, exit-codes, events, recovery or json-schema."),
@@ -313,7 +314,7 @@ def help_topic(
     with invocation("help", machine=json) as output:
         from flows.cli import help_topics
 
-        help_topics.help_topic(output, topic)
+        help_topics.help_topic(output, topic, context.find_root().command)
 
 
 @config.command(

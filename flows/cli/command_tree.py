@@ -4,8 +4,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import typer
-
 from flows.cli.examples import examples_in
 
 
@@ -47,11 +45,14 @@ class Command:
     group: bool
 
 
-def commands(*, groups: bool = False) -> Iterator[Command]:
-    """Every command; with ``groups`` also the program itself and its groups."""
-    from flows.cli.app import app
+def commands(program: Any, *, groups: bool = False) -> Iterator[Command]:
+    """Every command.
 
-    for command in _below(typer.main.get_command(app), ()):
+    Args:
+        program: as the parser knows it: the root of a context, or of ``flows.cli.program``.
+        groups: also the program itself and its groups.
+    """
+    for command in _below(program, ()):
         if groups or not command.group:
             yield command
 

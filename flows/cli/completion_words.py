@@ -9,8 +9,9 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from flows.cli.command_tree import Command, Option, commands
+from flows.cli.command_tree import Command, Option
 from flows.cli.completing import WORDS_FILE, Kind
+from flows.cli.program import every_command
 from sealift.config_load import FieldSpec, every_field
 
 Words = dict[str, Any]
@@ -78,7 +79,7 @@ _ARGUMENT_VALUES: dict[str, Kind | list[str]] = {
 def words() -> Words:
     """Everything that is known without looking at files."""
     return {
-        "commands": {" ".join(c.words): _command(c) for c in commands(groups=True)},
+        "commands": {" ".join(c.words): _command(c) for c in every_command(groups=True)},
         "fields": {spec.name: _choices(spec) for spec in every_field()},
     }
 

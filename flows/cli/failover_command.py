@@ -14,7 +14,8 @@ from flows.cli.shown import show_evidence, show_rounds
 from flows.failing_over import failover, refuse_running_source
 from flows.moving import moved
 from flows.points import NEWEST
-from flows.session import FailingOver, Run, failing_over
+from flows.replica_session import FailingOver, failing_over
+from flows.session import Run
 from flows.stop_signals import StopSignals
 from sealift.cancel import CancelToken
 from sealift.config_repository import ReplicationPlan

@@ -4,6 +4,7 @@ import json
 import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields as fields_of
+from typing import Any
 
 from flows.cli import json_schema
 from flows.cli.command_tree import commands
@@ -22,10 +23,14 @@ _THE_PHASES = "the next step of its phase, which goes on where the last run was"
 _RUNS = ("replicate", "migrate", "cutover", "abandon")
 
 
-def topics() -> dict[str, Callable[[], str]]:
-    """What can be asked for."""
+def topics(program: Any) -> dict[str, Callable[[], str]]:
+    """What can be asked for.
+
+    Args:
+        program: whose commands are described; see ``commands``.
+    """
     return {
-        "environment": _environment,
+        "environment": lambda: _environment(program),
         "exit-codes": _exit_codes,
         "events": _events,
         "recovery": _recovery,
@@ -33,13 +38,13 @@ def topics() -> dict[str, Callable[[], str]]:
     }
 
 
-def help_topic(output: Output, topic: str | None) -> None:
+def help_topic(output: Output, topic: str | None, program: Any) -> None:
     """Print one topic; without a name the list of them.
 
     Raises:
         UsageError: there is no such topic.
     """
-    known = topics()
+    known = topics(program)
     if topic is None:
         text = "\n".join(f"sealift help {name}" for name in known)
     elif topic in known:
@@ -69,7 +74,7 @@ def _exit_codes() -> str:
 # ---------------------------------------------------------------------- environment
 
 
-def _environment() -> str:
+def _environment(program: Any) -> str:
     return "\n".join(
         [
             "Every field of a plan has a variable: its path in upper case, joined by two",
@@ -80,7 +85,7 @@ def _environment() -> str:
             "",
             "Options",
             "",
-            *(_entry(name, text) for name, text in _option_variables().items()),
+            *(_entry(name, text) for name, text in _option_variables(program).items()),
             "",
             "Fields of a plan",
             "",
@@ -93,9 +98,9 @@ def _environment() -> str:
     )
 
 
-def _option_variables() -> dict[str, str]:
+def _option_variables(program: Any) -> dict[str, str]:
     found: dict[str, str] = {}
-    for command in commands():
+    for command in commands(program):
         for option in command.options:
             text = f"{option.names[0]}: {option.help}"
             found.setdefault(option.variable, text)

@@ -10,7 +10,8 @@ from flows.cli.prefect_runs import run_flow
 from flows.cli.repository_lines import Replicated
 from flows.cli.shown import show_rounds
 from flows.drill_records import load_drills, own_store
-from flows.session import Replication, Run, replication
+from flows.replica_session import Replication, replication
+from flows.session import Run
 from flows.stop_signals import StopSignals
 from sealift.cancel import CancelToken
 from sealift.config_repository import ReplicationPlan

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from flows import assembly, repositories
+from flows import repositories
+from flows.around import Around, context_of
 from flows.board import Board
 from flows.cli.output import Output
 from flows.places import general_logs
@@ -39,13 +40,13 @@ class At:
     """
 
     plan: ReplicationPlan
-    around: assembly.Around
+    around: Around
     stack: ExitStack
 
     @property
     def context(self) -> SyncContext:
         """For syncs out of the repository."""
-        return assembly.context_of(self.plan, self.around)
+        return context_of(self.plan, self.around)
 
     def say(self, text: str) -> None:
         """A warning, in one sentence."""
@@ -57,7 +58,7 @@ def at_repository(output: Output, plan: ReplicationPlan, command: str) -> Iterat
     """Everything but the repository itself."""
     clock, cancel = SystemClock(), CancelToken()
     board = Board(clock)
-    around = assembly.Around(clock, cancel, board, os.environ, f"sealift {command}")
+    around = Around(clock, cancel, board, os.environ, f"sealift {command}")
     name = command.replace(" ", "-")
     with (
         RunLog(general_logs(os.environ), name, clock, os.environ) as run_log,

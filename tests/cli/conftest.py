@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from flows import assembly
+from flows import accounts, assembly
 from flows.cli.main import main
 from sealift.config import MigrationPlan
 from sealift.endpoints import CloudTarget, Hypervisor
@@ -75,7 +75,7 @@ def world(
 
     monkeypatch.setattr(assembly, "hypervisor_of", source)
     monkeypatch.setattr(assembly, "cloud_of", target)
-    monkeypatch.setattr(assembly, "account_target", lambda account, around, stack: cloud)
+    monkeypatch.setattr(accounts, "account_target", lambda account, around, stack: cloud)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     monkeypatch.delenv("COLUMNS", raising=False)  # parallel workers have one

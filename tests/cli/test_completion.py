@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from flows.cli import completion_words
-from flows.cli.command_tree import commands
 from flows.cli.completing import WORDS_FILE, Kind
 from flows.cli.completion_command import SCRIPTS
 from flows.cli.help_topics import topics
+from flows.cli.program import every_command
 from sealift.config_load import every_field
 
 SCRIPT = Path(completion_words.__file__).with_name(WORDS_FILE)
@@ -47,11 +47,11 @@ def test_the_words_are_those_of_the_parser() -> None:
 
 
 def test_every_command_and_option_is_completed(known: Any) -> None:
-    for page in commands(groups=True):
+    for page in every_command(groups=True):
         if page.group:
             _, found = asked(known, *page.words, "")
             depth = len(page.words) + 1
-            below = {c.words[-1] for c in commands(groups=True) if len(c.words) == depth}
+            below = {c.words[-1] for c in every_command(groups=True) if len(c.words) == depth}
             assert set(found) <= below
             assert found
         _, found = asked(known, *page.words, "--")
@@ -65,7 +65,7 @@ def test_words_that_are_looked_up(known: Any) -> None:
     plans = ["other plan.yaml", "plan.yaml", "plans/", "state/"]
     assert asked(known, "migrate", "--plan", "") == ("names", plans)
     assert asked(known, "migrate", "-p", "plans/") == ("names", ["plans/deep.yml"])
-    assert asked(known, "--json", "help", "") == ("words", list(topics()))
+    assert asked(known, "--json", "help", "") == ("words", list(topics(None)))
     assert asked(known, "completion", "") == ("words", list(SCRIPTS))
     assert asked(known, "config", "init", "") == ("files", [])
     assert asked(known, "demo", "--output", "") == ("folders", [])

@@ -20,16 +20,16 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from flows.cli import json_schema
-from flows.cli.command_tree import commands
 from flows.cli.help_topics import topics
+from flows.cli.program import every_command
 from sealift.clock import SystemClock
 from sealift.testing.faults import Killed
 from tests.cli.repository_world import prepare, write_plan
 from tests.conftest import Evidence
 
 CLOCK = SystemClock()
-COMMANDS = {command.words: command for command in commands()}
-PAGES = {command.words: command for command in commands(groups=True)}
+COMMANDS = {command.words: command for command in every_command()}
+PAGES = {command.words: command for command in every_command(groups=True)}
 EXAMPLES = [(page.words, example) for page in PAGES.values() for example in page.examples]
 TYPES = {
     json_schema.schema()["$defs"][kind.__name__]["properties"]["type"]["const"]
@@ -57,7 +57,7 @@ CASES: dict[Words, list[list[str]]] = {
     ("serve",): [[], ["--plan", "missing.yaml"]],
     ("version",): [[]],
     ("completion",): [["bash"], ["zsh"], ["fish"], ["csh"]],
-    ("help",): [[], *([topic] for topic in topics()), ["no"]],
+    ("help",): [[], *([topic] for topic in topics(None)), ["no"]],
     ("config", "show"): [[], ["--set", "migration=UPPER"]],
     ("config", "init"): [
         ["new.yaml"],

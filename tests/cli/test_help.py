@@ -12,9 +12,9 @@ import typer
 
 from flows.cli import json_schema
 from flows.cli.app import app
-from flows.cli.command_tree import commands
 from flows.cli.help_topics import exit_codes, topics
 from flows.cli.options import OTHER_VARIABLES
+from flows.cli.program import every_command
 from flows.liveness import Liveness
 from flows.next_steps import after_error, after_phase, after_stop, beside_run
 from sealift import errors
@@ -48,7 +48,7 @@ def every_class() -> set[type[errors.SealiftError]]:
 def test_every_topic_is_listed(world: Any) -> None:
     code, out, _ = world.run("help")
     assert code == 0
-    assert out.split("\n")[:-1] == [f"sealift help {name}" for name in topics()]
+    assert out.split("\n")[:-1] == [f"sealift help {name}" for name in topics(None)]
 
 
 def test_exit_codes_has_every_error_once(world: Any) -> None:
@@ -64,7 +64,7 @@ def test_environment_has_every_option_every_field_and_every_other_variable(world
     lines = page(world, "environment").splitlines()
     for spec in every_field():
         assert spec.variable in lines
-    for command in commands():
+    for command in every_command():
         for option in command.options:
             assert option.variable in lines
     for name in OTHER_VARIABLES:
@@ -131,7 +131,7 @@ def test_recovery_has_every_phase_activity_stop_and_failure(world: Any) -> None:
 
 
 def test_every_next_step_names_commands_that_there_are() -> None:
-    names = {command.words[0] for command in commands()} | {"COMMAND"}
+    names = {command.words[0] for command in every_command()} | {"COMMAND"}
     steps = [after_phase(p) for p in Phase] + [after_error(k) for k in every_class()]
     steps += [after_stop(c, p) for c in ("migrate", "cutover") for p in Phase]
     for step in steps:

@@ -4,14 +4,14 @@ from typing import Any
 
 import pytest
 
-from flows.cli.command_tree import commands
 from flows.cli.options import NOT_FIELDS
+from flows.cli.program import every_command
 from sealift.config_load import every_field
 
 
 def test_every_option_has_its_variable_by_the_rule() -> None:
     seen = set()
-    for command in commands():
+    for command in every_command():
         for option in command.options:
             longest = option.names[0]
             expected = "SEALIFT_" + longest.removeprefix("--").replace("-", "_").upper()
@@ -23,7 +23,7 @@ def test_every_option_has_its_variable_by_the_rule() -> None:
 
 
 def test_every_command_has_json() -> None:
-    for command in commands(groups=True):
+    for command in every_command(groups=True):
         known = {name for option in command.options for name in option.names}
         assert "--json" in known or (command.group and command.words)
 

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from flows import assembly, repositories
+from flows import accounts, assembly, repositories
 from flows.failing_over import failover, refuse_running_source
 from flows.points import OpenPoint
-from flows.session import Run, replication
+from flows.replica_session import replication
+from flows.session import Run
 from sealift.config import Target
 from sealift.config_aws import AwsPlan
 from sealift.config_repository import ReplicationPlan
@@ -30,7 +31,7 @@ def kept(
     environ = {"XDG_STATE_HOME": str(tmp_path / "xdg")}
     with replication(made, Run("test", [], environ)) as run:
         run.replicator.replicate()
-    monkeypatch.setattr(assembly, "account_target", lambda account, around, stack: world.cloud)
+    monkeypatch.setattr(accounts, "account_target", lambda account, around, stack: world.cloud)
     return made
 
 

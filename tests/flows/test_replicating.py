@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from flows import assembly, repositories
+from flows import accounts, assembly, repositories
 from flows.deployments import (
     DEFAULT_CRON,
     PRUNE_CRON,
@@ -32,6 +32,7 @@ from sealift.repository.session import Repository
 from sealift.sealing import slot_objects
 from sealift.sealing.secrets import KeyFile
 from sealift.store import FileStateStore
+from sealift.units import MiB
 from tests.cli.repository_world import BOOT_SECTOR, DISK_BYTES
 from tests.flows.test_prefect_flows import artifacts, task_names
 
@@ -121,7 +122,7 @@ def test_failovers_are_flows_that_somebody_has_to_confirm(
 
     aws = AwsPlan(subnet="subnet-1", security_groups=("sg-1",))
     with_account = plan.model_copy(update={"target": Target(aws=aws)})
-    monkeypatch.setattr(assembly, "account_target", lambda account, around, stack: world.cloud)
+    monkeypatch.setattr(accounts, "account_target", lambda account, around, stack: world.cloud)
     name = world.hypervisor.describe().name
     replicating.replicate(with_account)
     for flow in (replicating.failover, replicating.failover_planned):
@@ -147,7 +148,7 @@ def test_a_failover_from_the_newest_point_is_kept_as_an_artifact(
 
     aws = AwsPlan(subnet="subnet-1", security_groups=("sg-1",))
     with_account = plan.model_copy(update={"target": Target(aws=aws)})
-    monkeypatch.setattr(assembly, "account_target", lambda account, around, stack: world.cloud)
+    monkeypatch.setattr(accounts, "account_target", lambda account, around, stack: world.cloud)
     replicating.replicate(with_account)
     world.hypervisor.pause()
     replicating.failover(with_account, confirm=world.hypervisor.describe().name)
@@ -171,7 +172,7 @@ def test_each_point_is_drilled_and_a_drill_that_fails_is_an_event_and_fails_no_p
         emitted.append((event, {**resource, **payload}))
 
     monkeypatch.setattr(replicating, "emit_event", emit)
-    drill = DrillPlan(after_every_point=True, accelerator="tcg", timeout=2.0)
+    drill = DrillPlan(after_every_point=True, accelerator="tcg", timeout=2.0, memory=64 * MiB)
     drilled = plan.model_copy(update={"drill": drill})
     state = replicating.replicate(drilled, return_state=True)
     assert state.is_completed()

@@ -8,7 +8,8 @@ import pytest
 
 from connectors.qemu import QemuHypervisor
 from flows import assembly, repositories
-from flows.session import Run, replication, session
+from flows.replica_session import replication
+from flows.session import Run, session
 from sealift.cancel import CancelToken
 from sealift.clock import SystemClock
 from sealift.config import MigrationPlan

@@ -75,7 +75,12 @@ def init(output: Output, plan: ReplicationPlan, recovery: Path | None, *, fips: 
         cache = repositories.cache_of(plan, at.around)
         options = repositories.options_of(plan)
         Repository.init(store, ring, state, at.around.clock, cache, options).close()
-    hint = "" if recovery else "; nobody can open it without its key: make a recovery code, too"
+    hint = (
+        f"; print {recovery}, lock it away, delete the file; later, sealift drill newest "
+        "--try-recovery - shows whether the sheet opens it"
+        if recovery
+        else "; nobody can open it without its key: make a recovery code, too"
+    )
     output.summary(
         RepositoryMade(
             text=f"made repository {ring.repository_id.hex()} at {store.identity}{hint}",

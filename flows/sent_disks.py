@@ -131,7 +131,7 @@ class _Batch:
         """Until all have ended; after a stop not for ever, a task may never have begun."""
         context = self._ports.context
         until: float | None = None
-        while not all(one.ended.is_set() for one in sent):
+        while (working := next((o for o in sent if not o.ended.is_set()), None)) is not None:
             for one in sent:
                 self._show(one, errand.token)
             if until is None and context.cancel.cancelled:
@@ -139,7 +139,7 @@ class _Batch:
                 until = context.clock.monotonic() + _STOP_SECONDS
             if until is not None and context.clock.monotonic() >= until:
                 return
-            context.clock.sleep(_LOOK_SECONDS)
+            working.ended.wait(_LOOK_SECONDS)
         for one in sent:
             self._show(one, errand.token)
 

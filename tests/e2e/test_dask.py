@@ -1,5 +1,6 @@
 """Disks of a live guest on Dask workers, one of which is killed in the middle of a round."""
 
+import contextlib
 import json
 import os
 import signal
@@ -17,15 +18,26 @@ pytestmark = [
     pytest.mark.guest,
     pytest.mark.prefect,
     pytest.mark.slow,
-    pytest.mark.timeout(420),
+    pytest.mark.timeout(600),
 ]
 
+IN_A_POOL = """
+import os, sys
+from pathlib import Path
+from prefect.task_runners import ProcessPoolTaskRunner
+from flows.migrating import replicate
+from sealift.config_load import load_plan
+
+if __name__ == "__main__":
+    plan = load_plan(Path("plan.yaml"), environ=os.environ).plan
+    replicate.with_options(task_runner=ProcessPoolTaskRunner(max_workers=2))(plan)
+"""
 EXAMPLE = Path(__file__).parents[2] / "examples" / "rounds_on_dask.py"
-PATIENCE_SECONDS = 120.0
+PATIENCE_SECONDS = 240.0
 
 
-def flow(rig: Rig) -> "subprocess.Popen[str]":
-    """The example, against the server of the tests."""
+def flow(rig: Rig, script: Path = EXAMPLE) -> "subprocess.Popen[str]":
+    """The example, or another script, against the server of the tests."""
     from prefect.settings import PREFECT_API_URL
 
     env = {
@@ -37,7 +49,7 @@ def flow(rig: Rig) -> "subprocess.Popen[str]":
         "PREFECT_HOME": str(rig.folder / "prefect"),
     }
     return subprocess.Popen(
-        [sys.executable, str(EXAMPLE), str(rig.folder / "plan.yaml")],
+        [sys.executable, str(script), str(rig.folder / "plan.yaml")],
         cwd=rig.folder,
         env=env,
         text=True,
@@ -46,8 +58,27 @@ def flow(rig: Rig) -> "subprocess.Popen[str]":
     )
 
 
+def killed_with_orphans(rig: Rig) -> set[int]:
+    """A flow on a process pool, killed in the middle of a round; the workers that it leaves."""
+    process = flow(rig, rig.folder / "in_a_pool.py")
+    until(lambda: rig.count("PutSnapshotBlock") > 6 and holder(rig, "vd0") > 0, process)
+    orphans = {holder(rig, "vd0"), holder(rig, "vd1")} - {0}
+    assert process.pid not in orphans
+    process.kill()
+    process.wait()
+    return orphans
+
+
+def end(workers: set[int]) -> None:
+    """A pool's workers may wait for ever for work from a flow that is gone."""
+    for pid in workers:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            if b"multiprocessing" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                os.kill(pid, signal.SIGKILL)
+
+
 def must(process: "subprocess.Popen[str]") -> str:
-    out, _ = process.communicate(timeout=200)
+    out, _ = process.communicate(timeout=300)
     assert process.returncode == 0, out
     return out
 
@@ -102,3 +133,23 @@ def test_rounds_on_dask_workers_and_one_that_is_killed(
     assert equal
     left = {p.name for p in (rig.folder / "state").iterdir()}
     assert not {n for n in left if n.startswith(("errand-", "brought-", "progress-"))}
+
+
+@pytest.mark.fault(1, 28)
+def test_workers_of_a_flow_that_was_killed_stop_and_the_next_run_takes_over(
+    rig: Rig, prefect_server: None, evidence: Callable[[str, str], None]
+) -> None:
+    (rig.folder / "in_a_pool.py").write_text(IN_A_POOL)
+    rig.machine.command("burst 24M")
+    rig.plan(bandwidth="4MiB/s")
+    orphans = killed_with_orphans(rig)
+    rig.plan()
+    try:
+        resumed = rig.must("replicate")
+        assert "already there and verified" in resumed.text
+    finally:
+        end(orphans)
+    rig.must("cutover", "--no-rounds", "--yes")
+    equal = rig.landed_equals_source()
+    evidence("orphaned workers", f"flows killed: 1, unequal: {0 if equal else 1}")
+    assert equal

@@ -7,16 +7,19 @@ Here the tasks run beside the flow, with the simulated ends; whole processes and
 import json
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from flows import assembly, errand, sent_disks
+from flows import assembly, aws_account, errand, sent_disks
 from flows.caller import Caller, caller
 from flows.errand import BROUGHT, SENT, Sent, do_errand
 from flows.run_log import names_a_secret
 from sealift.cancel import CancelToken
 from sealift.config import MigrationPlan
+from sealift.config_aws import AwsPlan
 from sealift.config_load import every_field
 from sealift.errors import (
     LocalStateError,
@@ -29,8 +32,10 @@ from sealift.ledger import load_migration
 from sealift.lineage import Lineage, Mode, Reason
 from sealift.migration import DiskRound, Migration, Phase
 from sealift.ports import DiskOrder
-from sealift.progress import Noted
+from sealift.progress import Noted, silent
 from sealift.store import FileStateStore
+from sealift.testing.clock import VirtualClock
+from sealift.units import MiB
 
 
 def record(world: Any) -> Migration:
@@ -285,3 +290,30 @@ def test_messages_are_values_and_hold_no_secret(
     secret = [f.path for f in ours if names_a_secret(f.path[-1])]
     assert not secret, "a plan names places of secrets, and holds none"
     assert BROUGHT.json_schema()["properties"].keys() == {"figures", "blocks"}
+
+
+def test_workers_divide_the_bandwidth_of_the_plan(world: Any) -> None:
+    limits = world.plan.limits.model_copy(update={"bandwidth": 1 * MiB})
+    plan = world.plan.model_copy(update={"limits": limits})
+    clock = VirtualClock()
+    alone = assembly.Around(clock, CancelToken(), silent, {}, "a test")
+    began = clock.monotonic()
+    for _ in range(16):
+        assembly.context_of(plan, alone).bandwidth.acquire(1)  # a limit each: within its burst
+    assert clock.monotonic() == began
+    part = assembly.context_of(plan, replace(alone, sharers=4)).bandwidth
+    for _ in range(8):
+        part.acquire(1 * MiB)
+    assert clock.monotonic() - began >= 4 * 8 - 1, "a quarter each, but for one burst"
+
+
+def test_workers_divide_the_rate_of_calls_to_the_cloud(tmp_path: Path) -> None:
+    plan = AwsPlan(subnet="subnet-1", security_groups=("sg-1",), region="eu-west-1")
+    clock = VirtualClock()
+    environ = {"XDG_STATE_HOME": str(tmp_path)}
+    around = assembly.Around(clock, CancelToken(), silent, environ, "a test", sharers=4)
+    limit = aws_account._limited(plan, around, 100.0)
+    for _ in range(100):
+        limit.acquire(1)
+    limit.close()
+    assert clock.monotonic() >= 3.5

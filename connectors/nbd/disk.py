@@ -1,13 +1,15 @@
 """An NBD export as ``DiskReader`` and as ``DiskWriter``."""
 
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
-from connectors.nbd.address import NbdAddress
+from connectors.nbd.address import NbdAddress, UnixAddress
 from connectors.nbd.connection import READ_REQUEST_BYTES, Connection
 from connectors.nbd.extents import StatusSource, walk
 from connectors.nbd.handshake import Endpoint
+from connectors.nbd.lanes import Lanes
 from connectors.nbd.pool import ConnectionPool
 from connectors.nbd.protocol import (
     BASE_ALLOCATION,
@@ -89,6 +91,7 @@ class NbdReader:
         contexts = (BASE_ALLOCATION,) if self._dirty is None else (BASE_ALLOCATION, self._dirty)
         endpoint = Endpoint(address, export, contexts, tls, deadline_seconds, unfragmented)
         self._pool = _pool(endpoint, connections, clock, cancel)
+        self._lanes = _lanes(address, self._pool, clock or SystemClock())
         self._identity = identity
         self._on_read_error = on_read_error
         self._have = {context.name for context in self._pool.negotiated.contexts}
@@ -131,7 +134,12 @@ class NbdReader:
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """See ``DiskReader.read_into``."""
         _check_range(offset, buffer.nbytes, self.size)
-        with self._explained(), buffer.cast("B") as view, self._pool.borrow() as connection:
+        with (
+            self._explained(),
+            buffer.cast("B") as view,
+            self._lane(len(view)),
+            self._pool.borrow() as connection,
+        ):
             position = 0
             while position < len(view):
                 with view[position:] as rest:
@@ -144,6 +152,9 @@ class NbdReader:
     def close(self) -> None:
         """See ``DiskReader.close``; no request may be in flight."""
         self._pool.close()
+
+    def _lane(self, length: int) -> AbstractContextManager[None]:
+        return nullcontext() if self._lanes is None else self._lanes.hold(length)
 
     def _read_some(self, connection: Connection, offset: int, view: memoryview) -> int:
         """Read one request's worth; returns how much of ``view`` it filled."""
@@ -388,6 +399,12 @@ def _pool(
     used_clock, used_cancel = clock or SystemClock(), cancel or CancelToken()
     limit = min(connections, MAX_CONNECTIONS)
     return ConnectionPool(lambda: Connection(endpoint, used_clock, used_cancel), limit, used_cancel)
+
+
+def _lanes(address: NbdAddress, pool: ConnectionPool, clock: Clock) -> Lanes | None:
+    """For a server on this machine, where cores are scarcer than connections."""
+    crowded = pool.limit > len(os.sched_getaffinity(0))
+    return Lanes(clock) if crowded and isinstance(address, UnixAddress) else None
 
 
 def _longest_read(pool: ConnectionPool, minimum: int) -> int:

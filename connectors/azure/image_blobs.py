@@ -16,7 +16,7 @@ from connectors.azure.chain import Base, Chains, Label, Point, State
 from connectors.azure.errors import MissingError, azure_call
 from connectors.azure.staging import Staging, races_again
 from sealift.endpoints import SnapshotRef, SourceVm
-from sealift.errors import TargetError, TransientError
+from sealift.errors import CredentialsError, TargetDeniedError, TargetError, TransientError
 
 log = logging.getLogger(__name__)
 
@@ -34,16 +34,27 @@ class ImageBlobs:
     def publish(self, seq: int, vm: SourceVm, snapshots: Mapping[str, SnapshotRef]) -> str:
         """Copy (or find) every disk of point ``seq``; returns once all copies are whole.
 
-        Copies run in the service; all are started before one is waited for.
+        Copies run in the service; all are started before one is waited for. Who is refused
+        knows no id to remove the image by, so the copies that were made go first.
 
         Raises:
-            TargetError: a disk has no complete point.
+            TargetError: a disk has no complete point, or the service refuses; there is no image.
             TransientError: not whole yet; call it again.
         """
         image_id = self.staging.owner.image_id(seq)
         missing = [disk.id for disk in vm.disks if disk.id not in snapshots]
         if missing or not vm.disks:
             raise TargetError(f"no snapshot for disk {', '.join(missing) or '(no disks)'}")
+        try:
+            self._copy(image_id, vm, snapshots)
+        except (CredentialsError, TargetDeniedError):
+            raise
+        except TargetError:
+            self.unpublish(image_id)
+            raise
+        return image_id
+
+    def _copy(self, image_id: str, vm: SourceVm, snapshots: Mapping[str, SnapshotRef]) -> None:
         points = {disk.id: self._point(snapshots[disk.id]) for disk in vm.disks}
         there = self._blobs(image_id)
         for disk_id, point in points.items():
@@ -51,7 +62,6 @@ class ImageBlobs:
             self._start(name, there.get(name), point)
         for disk_id, point in points.items():
             self._await(self.staging.owner.image_blob_name(image_id, disk_id), point)
-        return image_id
 
     def _point(self, ref: SnapshotRef) -> Point:
         point = self.staging.point(ref.id)
@@ -135,7 +145,7 @@ class ImageBlobs:
             try:
                 if base.leased:
                     self.staging.leases.broken(name)
-                with azure_call(DELETE):
+                with races_again(name), azure_call(DELETE):
                     self.staging.clients.blob(name).delete_blob(delete_snapshots="include")
             except MissingError:
                 log.debug("blob %s is gone already", name)

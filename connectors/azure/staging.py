@@ -287,6 +287,8 @@ class Staging:
             with races_again(name):
                 self._snapshot(name, base, label)  # type: ignore[arg-type]
             chain = self.chains.of(name)
+        if chain.point(seq) is None:
+            raise TransientError(f"the snapshot of {snapshot} is not there (any more)", blob=name)
         self._drop(chain.points[seq][1:])
         self._close(chain, seq)
 

@@ -99,8 +99,13 @@ DATA = frozenset({Fault.FLIP, Fault.SHORT, Fault.LIE})
 """Faults after which bytes are not what somebody says; only these excuse an ``IntegrityError``."""
 
 _LOCAL = frozenset({"state", "journal"})
-_REMOTE = frozenset({"cloud", "disk-writer", "target-reader", "objects"})
-_MAKES = frozenset({"begin_snapshot", "publish", "launch", "write", "commit", "put"})
+_REMOTE = frozenset({"cloud", "disk-writer", "target-reader", "objects", "service"})
+_MAKES = frozenset(
+    {
+        *("begin_snapshot", "publish", "launch", "write", "commit", "put"),
+        *("make_disk", "make_card", "make_machine"),
+    }
+)
 _DATA_CALLS: dict[Fault, frozenset[tuple[str, str]]] = {
     Fault.FLIP: frozenset(
         {
@@ -412,6 +417,7 @@ _REFUSALS: dict[str, type[SealiftError]] = {
     "disk-writer": TargetError,
     "target-reader": TargetError,
     "objects": TargetError,
+    "service": TargetError,
     "state": LocalStateError,
     "journal": LocalStateError,
     "reader": SourceReadError,

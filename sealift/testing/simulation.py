@@ -55,6 +55,7 @@ class Case:
         disk_blocks: blocks of each disk.
         throttle: see ``Scenario``.
         faults: (call number, fault).
+        scenario: the kind of world.
     """
 
     seed: int
@@ -62,11 +63,12 @@ class Case:
     disk_blocks: tuple[int, ...] = (3, 2)
     throttle: bool = False
     faults: tuple[tuple[int, Fault], ...] = ()
+    scenario: type[Scenario] = Scenario
 
     def world(self) -> Scenario:
         """A fresh one."""
         rounds = 2 if Command.CONVERGE in self.commands else 1
-        return Scenario(
+        return self.scenario(
             self.seed, disk_blocks=self.disk_blocks, throttle=self.throttle, min_rounds=rounds
         )
 

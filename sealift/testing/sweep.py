@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from sealift.testing.faults import Fault, applicable
 from sealift.testing.model import Violation
+from sealift.testing.scenario import Scenario
 from sealift.testing.simulation import Case, History, Recorded, Simulation, record
 
 
@@ -28,9 +29,10 @@ class Unexercised(AssertionError):
     """A fault was planned that no call met: the sweep would prove less than it says."""
 
 
-def case_of(history: History, seed: int) -> Case:
+def case_of(history: History, seed: int, scenario: type[Scenario] = Scenario) -> Case:
     """The canonical case of a history, without faults."""
-    return Case(seed, history.value, throttle=history is History.THROTTLED)
+    throttle = history is History.THROTTLED
+    return Case(seed, history.value, throttle=throttle, scenario=scenario)
 
 
 def run(case: Case, recorded: Recorded | None = None, *, all_hit: bool = False) -> Found | None:
@@ -69,9 +71,11 @@ def calls_of_interest(history: History, recorded: Recorded) -> range:
     return range(recorded.starts[first][0] + 1, len(recorded.calls) + 1)
 
 
-def single_faults(history: History, seed: int) -> Iterator[tuple[Case, Recorded]]:
+def single_faults(
+    history: History, seed: int, scenario: type[Scenario] = Scenario
+) -> Iterator[tuple[Case, Recorded]]:
     """Every fault at every call of a history."""
-    case = case_of(history, seed)
+    case = case_of(history, seed, scenario)
     recorded = record(case)
     for number in calls_of_interest(history, recorded):
         for fault in faults_at(recorded, number):

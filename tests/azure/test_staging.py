@@ -5,7 +5,7 @@ import itertools
 import pytest
 from azure.storage.blob import BlobLeaseClient
 
-from connectors.azure.chain import State
+from connectors.azure.chain import Chain, Chains, State
 from connectors.azure.target import AzureTarget
 from sealift.endpoints import SnapshotState, VmDisk
 from sealift.errors import (
@@ -13,6 +13,7 @@ from sealift.errors import (
     LockedError,
     PointLostError,
     TargetError,
+    TransientError,
 )
 from sealift.units import MiB, TiB
 
@@ -304,3 +305,29 @@ def test_sizes(subscription: Subscription, target: AzureTarget) -> None:
 def test_of_another_migration(target: AzureTarget) -> None:
     with pytest.raises(TargetError, match="does not belong"):
         target.delete_snapshot("other/vda.vhd@1")
+
+
+def test_a_snapshot_that_is_deleted_at_once_is_taken_again(subscription: Subscription) -> None:
+    """Between Snapshot Blob and the look at it; a point without its snapshot is none."""
+    target = subscription.target(f"deleted-{next(NUMBERS)}")
+    ref = target.begin_snapshot(1, ROOT, None)
+    writer = target.writer(ref, None)
+    put(writer, {0: block("a")})
+    staging, listed, looks = target._staging, Chains.of, 0
+
+    def of(self: Chains, name: str) -> Chain:
+        nonlocal looks
+        looks += 1
+        if looks == 2:
+            for blob in subscription.clients.container.list_blobs(name, include=["snapshots"]):
+                if blob.snapshot:
+                    subscription.clients.blob(name, blob.snapshot).delete_blob()
+        return listed(self, name)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Chains, "of", of)
+        with pytest.raises(TransientError, match="is not there"):
+            writer.commit(())
+    writer.commit(())
+    assert staging.state(ref.id) is SnapshotState.COMPLETED
+    assert subscription.content(target, ref) == joined({0: block("a")})

@@ -5,7 +5,9 @@ import itertools
 import pytest
 
 from connectors.azure.target import AzureTarget
+from sandbox.azure.faults import FaultKind
 from sealift.endpoints import Firmware, SnapshotRef
+from sealift.errors import TargetError
 
 from .conftest import DATA, ROOT, Subscription, block, joined, vm
 
@@ -61,6 +63,20 @@ def points_again(target: AzureTarget) -> dict[str, SnapshotRef]:
         "vda": SnapshotRef(f"{name}/vda.vhd@2", 3 << 20),
         "vdb": SnapshotRef(f"{name}/vdb.vhd@2", 3 << 20),
     }
+
+
+def test_an_image_that_is_refused_leaves_no_copies(
+    subscription: Subscription, target: AzureTarget
+) -> None:
+    """A snapshot deleted while the second disk is copied: nobody knows an id to remove by."""
+    refs = points(subscription, target)
+    subscription.fault(
+        FaultKind.API_ERROR, "CopyBlob", skip=1, status=404, code="CannotVerifyCopySource"
+    )
+    with pytest.raises(TargetError, match="CannotVerifyCopySource"):
+        target.publish(2, vm(), refs)
+    assert [owned for owned in target.owned() if "/images/" in owned] == []
+    assert target.publish(2, vm(), refs) in target.owned()
 
 
 def test_uefi_is_generation_2(subscription: Subscription, target: AzureTarget) -> None:

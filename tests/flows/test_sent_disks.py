@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from flows import assembly, aws_account, errand, sent_disks
+from flows import around, assembly, aws_account, errand, sent_disks
 from flows.caller import Caller, caller
 from flows.errand import BROUGHT, SENT, Sent, do_errand
 from flows.run_log import names_a_secret
@@ -299,9 +299,9 @@ def test_workers_divide_the_bandwidth_of_the_plan(world: Any) -> None:
     alone = assembly.Around(clock, CancelToken(), silent, {}, "a test")
     began = clock.monotonic()
     for _ in range(16):
-        assembly.context_of(plan, alone).bandwidth.acquire(1)  # a limit each: within its burst
+        around.context_of(plan, alone).bandwidth.acquire(1)  # a limit each: within its burst
     assert clock.monotonic() == began
-    part = assembly.context_of(plan, replace(alone, sharers=4)).bandwidth
+    part = around.context_of(plan, replace(alone, sharers=4)).bandwidth
     for _ in range(8):
         part.acquire(1 * MiB)
     assert clock.monotonic() - began >= 4 * 8 - 1, "a quarter each, but for one burst"

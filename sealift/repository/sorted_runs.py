@@ -82,6 +82,14 @@ class Run:
     starts: "array[int]"
     held: bytearray
 
+    def close(self) -> None:
+        """Free the file; idempotent. A run that nobody holds any more frees it, too."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    __del__ = close
+
 
 class DamagedRunError(Exception):
     """A file is not what was written."""
@@ -166,7 +174,7 @@ class SortedRuns:
     def close(self) -> None:
         """Close all files; idempotent."""
         for run in self._runs:
-            os.close(run.fd)
+            run.close()
         self._runs = []
 
     def remove(self) -> None:
@@ -246,7 +254,7 @@ class SortedRuns:
     def drop(self, runs: Iterable[Run]) -> None:
         """Close and remove files that ``merge`` replaced."""
         for run in runs:
-            os.close(run.fd)
+            run.close()
             self._unlink(run.name)
 
     def _written(self, total: int, batches: Iterable[list[bytes]]) -> Run:

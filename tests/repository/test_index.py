@@ -1,5 +1,6 @@
 """The local index answers what the followed tables say, however its files came about."""
 
+import gc
 import hashlib
 import os
 import random
@@ -256,3 +257,15 @@ def test_nodes_beyond_the_bound_are_told_apart_by_their_place(
     ids = list(dict.fromkeys(one for _, one, _ in found))
     assert len(ids) > 3
     assert [seen.add(one) for one in ids * 2] == [True] * len(ids) + [False] * len(ids)
+
+
+def test_an_index_that_is_not_closed_keeps_no_file(tmp_path: Path) -> None:
+    """As of a process that is killed, in a simulation of many in one."""
+    before = len(os.listdir("/proc/self/fd"))
+    for number in range(20):
+        history = History(None if number % 2 else tmp_path / str(number), random.Random(number))
+        history.store()
+        history.commit()
+        del history
+        gc.collect()
+    assert len(os.listdir("/proc/self/fd")) <= before + 12

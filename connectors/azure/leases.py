@@ -67,8 +67,8 @@ class Leases:
     clients: AzureClients
     owner: Owner
 
-    def hold(self, name: str, seq: int, label: Label | None) -> bool:
-        """Hold the blob for point ``seq``, whoever of this migration held it before.
+    def kept(self, name: str, seq: int, label: Label | None) -> bool:
+        """Hold the blob for point ``seq``, if this migration has held it without a gap.
 
         Args:
             name: of the blob.
@@ -76,25 +76,29 @@ class Leases:
             label: what the blob says, and so whose lease it should have now.
 
         Returns:
-            Whether it was held by this migration without a gap, so that nobody else can have
-            written to it.
-
-        Raises:
-            LockedError: somebody else holds it.
+            Whether it is held, and nobody else can have written to it. If not, its lease is
+            free or another's, and what the blob says of its bytes may be untrue: that has to
+            be taken back before ``acquire``, or whoever finds the new lease believes it.
         """
         if label is not None and label.seq != seq and self._changed(name, label.seq, seq):
             return True
         if self.renewed(name, seq):
             return True
+        return label is not None and self._taken_over(name, label.seq, seq)
+
+    def acquire(self, name: str, seq: int) -> None:
+        """Hold a free blob for point ``seq``.
+
+        Raises:
+            LockedError: somebody else holds it.
+        """
         try:
-            self._acquire(name, seq)
+            with azure_call(WRITE):
+                self._client(name, seq).acquire(lease_duration=-1)
         except TargetError as error:
             if not is_not_held(error):
                 raise
-            if label is not None and self._taken_over(name, label.seq, seq):
-                return True
             raise lease_lost(name, error) from None
-        return False
 
     def _taken_over(self, name: str, labelled: int, seq: int) -> bool:
         """Take the lease from a run of ours that ended between changing it and the label.
@@ -125,10 +129,6 @@ class Leases:
                 return False
             raise
         return True
-
-    def _acquire(self, name: str, seq: int) -> None:
-        with azure_call(WRITE):
-            self._client(name, seq).acquire(lease_duration=-1)
 
     def broken(self, name: str) -> None:
         """End whatever lease there is; for blobs of this migration that are to be deleted."""

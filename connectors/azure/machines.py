@@ -86,9 +86,20 @@ class Machines:
         if machine is None:
             check_os_disk(vm)
             self._create(name, seq, attempt, image_id, vm)
-            waiter = self.operations.waiter
-            machine = waiter.until(lambda: self.find(name), VISIBLE_SECONDS, f"machine {name}")
+            machine = self._started(name)
         return str(machine.id)
+
+    def _started(self, name: str) -> "VirtualMachine":
+        """The machine that was just started; whatever refuses to show it, there is one (I10)."""
+        waiter = self.operations.waiter
+        try:
+            return waiter.until(lambda: self.find(name), VISIBLE_SECONDS, f"machine {name}")
+        except (CredentialsError, TargetDeniedError):
+            raise
+        except TargetError as error:
+            raise TransientError(
+                f"machine {name} was started and is not shown: {error.message}", machine=name
+            ) from None
 
     def _create(self, name: str, seq: int, attempt: int, image_id: str, vm: SourceVm) -> None:
         location = self.location()

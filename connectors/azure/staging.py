@@ -151,15 +151,33 @@ class Staging:
         base = chain.base
         if base is None:
             base = self._create(chain.name, wanted, size)
-        held = self.leases.hold(chain.name, wanted.seq, base.label)
+        held = self.leases.kept(chain.name, wanted.seq, base.label)
         if held and _goes_on(base, wanted, size):
             return
+        if not held:
+            base = self._distrusted(chain.name, base)
+            self.leases.acquire(chain.name, wanted.seq)
         if parent is None:
             self._make_anew(chain.name, base, wanted, size)
         elif held and _is_exactly(base, parent, size):
             self._relabel(chain.name, base.etag, wanted)
         else:
             self._put_back(chain.name, base, wanted, parent)
+
+    def _distrusted(self, name: str, base: Base) -> Base:
+        """Take back what the blob says of its bytes, before a lease is held that confirms it.
+
+        Its lease had a gap, in which anybody may have written. A run that is killed once it has
+        a lease again, or whose next call fails, finds nothing that it could build upon.
+        """
+        if base.label is None or base.label.state not in (State.PENDING, State.DONE):
+            return base
+        void = replace(base.label, state=State.VOID)
+        with azure_call(WRITE):
+            answer = self.clients.blob(name).set_blob_metadata(
+                void.metadata(), etag=base.etag, match_condition=MatchConditions.IfNotModified
+            )
+        return replace(base, etag=str(field_of(answer, "etag", WRITE)), label=void)
 
     def _create(self, name: str, wanted: Label, size: int) -> Base:
         """A first blob; of no use yet, because anybody may write until it is leased."""

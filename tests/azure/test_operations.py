@@ -155,6 +155,20 @@ def test_what_a_launch_is_refused_with(
         target.launch(1, 1, image, SOURCE)
 
 
+@pytest.mark.fault(41)
+def test_a_machine_that_nobody_is_shown_may_run_all_the_same(
+    subscription: Subscription, target: AzureTarget
+) -> None:
+    """It was started; that its document is refused then is no proof that there is none."""
+    image = image_of(subscription, target)
+    subscription.fault(
+        FaultKind.API_ERROR, "VirtualMachines_Get", skip=1, status=409, code="Conflict"
+    )
+    with pytest.raises(TransientError, match="was started"):
+        target.launch(1, 1, image, SOURCE)
+    assert target.launch(1, 1, image, SOURCE) == target.find_launched(1, 1)
+
+
 def test_a_disk_name_that_is_taken(subscription: Subscription, target: AzureTarget) -> None:
     image = image_of(subscription, target)
     name = f"{target._owner.machine_name(1, 1)}-disk0"

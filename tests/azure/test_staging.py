@@ -6,6 +6,7 @@ import pytest
 from azure.storage.blob import BlobLeaseClient
 
 from connectors.azure.chain import Chain, Chains, State
+from connectors.azure.staging import Staging
 from connectors.azure.target import AzureTarget
 from sealift.endpoints import SnapshotState, VmDisk
 from sealift.errors import (
@@ -203,6 +204,31 @@ def test_a_round_whose_lease_was_broken_is_given_up(
 
 
 @pytest.mark.fault(1)
+def test_a_lease_that_had_a_gap_confirms_nothing(
+    subscription: Subscription, target: AzureTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another wrote meanwhile, and a run was killed once it had the lease again.
+
+    The next one finds the lease its own, over bytes that are not the parent's.
+    """
+    parent = subscription.snapshot(target, FIRST)
+    with subscription.box.blob_service() as service:
+        blob = service.get_blob_client(subscription.spec.container, target._owner.blob_name("vda"))
+        BlobLeaseClient(blob).break_lease(0)
+        blob.upload_page(block("x"), 0, len(block("x")))
+
+    def killed(*_: object) -> None:
+        raise TransientError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Staging, "_put_back", killed)
+        with pytest.raises(TransientError, match="killed"):
+            target.begin_snapshot(2, ROOT, parent)
+    child = subscription.snapshot(same(subscription, target), {2: block("c")}, seq=2, parent=parent)
+    assert subscription.content(target, child) == joined(FIRST, {2: block("c")})
+
+
+@pytest.mark.fault(1)
 def test_a_lease_of_a_round_that_never_came_to_write(
     subscription: Subscription, target: AzureTarget
 ) -> None:
@@ -212,7 +238,7 @@ def test_a_lease_of_a_round_that_never_came_to_write(
     base = target._staging.chains.of(name).base
     assert base is not None
     for seq in (2, 3):
-        assert target._staging.leases.hold(name, seq, base.label)
+        assert target._staging.leases.kept(name, seq, base.label)
     child = subscription.snapshot(target, {}, seq=4, parent=parent)
     assert subscription.content(target, child) == joined(FIRST)
 

@@ -12,10 +12,12 @@ from itertools import count, islice
 
 import pytest
 
+from connectors.azure.chain import Label
 from connectors.azure.leases import Leases
 from connectors.azure.machines import Machines
 from connectors.azure.names import Owner
 from connectors.azure.page_writer import PageBlobWriter
+from connectors.azure.staging import Staging
 from sealift.testing.faults import WORLD, Fault
 from sealift.testing.model import Violation
 from sealift.testing.simulation import Case, History, Recorded, record
@@ -111,13 +113,22 @@ def test_the_sweep_was_whole() -> None:
 
 
 def _gap_in_a_lease(patch: Patch) -> None:
-    held = Leases.hold
+    kept = Leases.kept
 
-    def hold(self: Leases, *arguments: object) -> bool:
-        held(self, *arguments)  # type: ignore[arg-type]
+    def trusting(self: Leases, name: str, seq: int, label: Label | None) -> bool:
+        if not kept(self, name, seq, label):
+            self.acquire(name, seq)
         return True
 
-    patch.setattr(Leases, "hold", hold)
+    patch.setattr(Leases, "kept", trusting)
+
+
+def _believed_after_a_gap(patch: Patch) -> None:
+    patch.setattr(Staging, "_distrusted", lambda self, name, base: base)
+
+
+def _not_shown_is_not_there(patch: Patch) -> None:
+    patch.setattr(Machines, "_started", lambda self, name: self.find(name))
 
 
 def _failed_start_is_a_refusal(patch: Patch) -> None:
@@ -145,6 +156,14 @@ BUGS = (
     Bug(
         "a start that fails after it was accepted leaves its machine",
         *(_failed_start_is_a_refusal, History.FORWARD, (Fault.REFUSE,)),
+    ),
+    Bug(
+        "what a blob says of its bytes is believed once its lease is ours again",
+        *(_believed_after_a_gap, History.FORWARD, (Fault.SNAPSHOT_FAILED,)),
+    ),
+    Bug(
+        "a machine that was started and is not shown counts as none",
+        *(_not_shown_is_not_there, History.BACK, (Fault.REFUSE,)),
     ),
     Bug("zeroes over a parent are not cleared", _zeroes_stay, History.FORWARD, KILLS),
     Bug("a machine has another name each time", _another_name_each_time, History.AGAIN, KILLS),

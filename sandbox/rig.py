@@ -105,7 +105,7 @@ class Rig:
     def run(self, *words: str) -> Ended:
         """Run a command to its end."""
         process = self.start(*words)
-        out, err = process.communicate(timeout=110)
+        out, err = process.communicate(timeout=300)
         return Ended(process.returncode, [json.loads(line) for line in out.splitlines()], out + err)
 
     def must(self, *words: str) -> Ended:

@@ -20,7 +20,7 @@ from sandbox.rig import Rig
 from sealift.clock import SystemClock
 from tests.conftest import Evidence
 
-pytestmark = [pytest.mark.guest, pytest.mark.sandbox, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.guest, pytest.mark.sandbox, pytest.mark.timeout(600)]
 
 _PLAN = """\
 replication: e2e

@@ -161,6 +161,8 @@ OTHER_VARIABLES: Mapping[str, str] = {
     "PREFECT_API_URL": "The Prefect server; when it is set, runs are flows of that server.",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "Like DO_NOT_TRACK, for a Prefect server: false, unless "
     "you set another value.",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "How long a run as a flow waits for its "
+    "temporary Prefect server: 300, unless you set another value.",
     "REQUESTS_CA_BUNDLE": "File of authorities for certificates of Azure, and of AWS where the "
     "AWS configuration names none (ca_bundle).",
     "SEALIFT_CACHE": "Folder for the built guest of the demonstration. Default: ~/.cache/sealift.",

@@ -12,6 +12,8 @@ from sealift.errors import SealiftError, StoppedError, TransientError
 from sealift.migration import Migration
 from sealift.migrator import Approve
 
+_SERVER_WORDS = ("Failed to reach API", "ephemeral Prefect API server")
+"""Of the plain RuntimeErrors that Prefect raises about its server."""
 _QUIET_CONSOLE = "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"
 
 
@@ -66,9 +68,15 @@ def run_flow(
 def _server_trouble(error: Exception) -> SealiftError | None:
     """The server does not answer, or not as one: said in one line, before anything was done."""
     theirs = type(error).__module__.partition(".")[0] in ("httpx", "httpcore", "prefect")
-    if not theirs and "Failed to reach API" not in str(error):
+    if not theirs and not any(words in str(error) for words in _SERVER_WORDS):
         return None
-    url = os.environ.get("PREFECT_API_URL", "its temporary server")
+    url = os.environ.get("PREFECT_API_URL")
+    if not url:
+        return TransientError(
+            "the temporary server of Prefect did not start",
+            next_step="run it again, or without --prefect; a server of your own that runs already "
+            "is named by PREFECT_API_URL",
+        )
     return TransientError(
         f"Prefect at {url}: {type(error).__name__}",
         next_step="start the server, or run without it: unset PREFECT_API_URL",

@@ -181,6 +181,20 @@ def test_a_prefect_server_that_is_not_there_is_told_in_one_line(bench: Bench) ->
     assert "Traceback" not in err
 
 
+@pytest.mark.prefect
+def test_a_temporary_prefect_server_that_is_too_slow_is_told_in_one_line(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "0")
+    monkeypatch.setenv("PREFECT_HOME", str(bench.folder / "prefect"))
+    process = bench.start("migrate", "--prefect", "--json")
+    lines, err = rest(process)
+    assert process.returncode == 75, err
+    assert "temporary server" in lines[-1]["message"]
+    assert "--prefect" in lines[-1]["next"]
+    assert "Traceback" not in err
+
+
 # ---------------------------------------------------------------------- terminals
 
 

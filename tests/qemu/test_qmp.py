@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -173,6 +174,21 @@ def test_nobody_listens(directory: Path) -> None:
         QmpSession(directory / "nothing")
 
 
+def test_words_meant_for_a_client_that_died(make_server: MakeServer) -> None:
+    clients: list[socket.socket] = []
+
+    def serve(client: socket.socket) -> None:
+        if not clients:
+            client.sendall(b'{"return": {}, "id": "__qmp#00012"}\n')
+        clients.append(client)
+        client.sendall(GREETING)
+        while client.recv(1024):
+            client.sendall(b'{"return": {}}\n')
+
+    with QmpSession(make_server(serve)):
+        assert len(clients) == 2
+
+
 def test_a_busy_socket_is_named_and_free_again(make_vm: MakeVm) -> None:
     vm = make_vm()
     other = Monitor(vm.qmp)
@@ -202,6 +218,36 @@ def test_a_burst_goes_on_after_a_refusal(make_vm: MakeVm) -> None:
         again, _ = qmp.burst([Command("query-status")])
         assert again[0].error is None
     assert vm.status() == "running"
+
+
+def test_qemu_reads_nothing_while_it_takes_the_socket(make_vm: MakeVm, directory: Path) -> None:
+    """QEMU 7.2 can end by a null pointer when it does: the reader walks what getfd takes away."""
+    vm = make_vm()
+    log = directory / "calls"
+    words = ["strace", "-f", "-s", "64", "-e", "trace=recvmsg,sendmsg", "-o", str(log)]
+    with QmpSession(vm.qmp) as qmp:
+        tracer = subprocess.Popen(
+            [*words, "-p", str(vm.process.pid)], stderr=subprocess.PIPE, text=True
+        )
+        try:
+            assert tracer.stderr is not None
+            assert "attached" in tracer.stderr.readline()
+            for _ in range(10):
+                qmp.burst([Command("query-status"), Command("query-status")])
+        finally:
+            tracer.terminate()
+            tracer.communicate()
+    calls = [call for call in log.read_text().splitlines() if "msg(" in call]
+    bursts = [at for at, call in enumerate(calls) if "SCM_RIGHTS" in call]
+    assert len(bursts) == 10
+    assert [heard_before_an_answer(calls[at:]) for at in bursts] == ["getfd"] * 10
+
+
+def heard_before_an_answer(calls: list[str]) -> str:
+    """The one command that was read from here to QEMU's next answer."""
+    answer = next(at for at, call in enumerate(calls) if "sendmsg(" in call)
+    read = re.findall(r'iov_base="((?:[^"\\]|\\.)*)"', "\n".join(calls[:answer]))
+    return str(json.loads("".join(read).encode().decode("unicode_escape"))["execute"])
 
 
 BURST = """

@@ -87,7 +87,6 @@ class Bench:
             "TMPDIR": str(self.folder / "tmp"),
             "PREFECT_HOME": str(self.folder / "prefect"),
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-            "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # a busy machine
             "AWS_DEFAULT_REGION": "us-east-1",
             "AWS_ENDPOINT_URL": self.sandbox.endpoint_url,
             "AWS_EC2_METADATA_DISABLED": "true",

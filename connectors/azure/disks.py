@@ -113,7 +113,7 @@ class Disks:
         if disk is not None and not self.owner.owns(disk.tags):
             raise TargetError(
                 f"the disk name {name} is taken by a disk that this migration did not make",
-                next_step="remove or rename that disk, then run the same command again",
+                next_step="remove that disk, or give the migration another name in the plan",
                 disk=name,
             )
         return cast("Disk | None", disk)
@@ -167,13 +167,14 @@ class Disks:
             return
         self.operations.until_gone(lambda: self.find(name), f"disk {name}")
 
+    def listed(self) -> "list[Disk]":
+        """Every disk of the resource group, whoever's it is."""
+        with azure_call(READ):
+            return list(self.clients.compute.disks.list_by_resource_group(self.spec.resource_group))
+
     def owned(self, own: Mapping[str, str]) -> "Iterator[Disk]":
         """Every disk of the migration that also has the tags ``own``."""
-        with azure_call(READ):
-            listed = list(
-                self.clients.compute.disks.list_by_resource_group(self.spec.resource_group)
-            )
-        for disk in listed:
+        for disk in self.listed():
             tags = disk.tags or {}
             if self.owner.owns(tags) and own.items() <= tags.items():
                 yield disk

@@ -93,8 +93,7 @@ class Landings:
         )
 
     def _name(self, seq: int, disk: VmDisk) -> str:
-        migration = self.disks.owner.migration_id
-        return names.resource_name(f"{migration}-{disk.id}", f"-{seq}-disk")
+        return self.disks.owner.restored_name(seq, disk.id)
 
     def _clear(self, seq: int, disk: VmDisk) -> None:
         """Nothing but the managed disk is left."""

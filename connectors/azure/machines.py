@@ -320,11 +320,14 @@ class Machines:
             if str(disk.name).startswith(f"{name}-disk"):
                 self.disks.delete(str(disk.name))
 
+    def listed(self) -> "list[VirtualMachine]":
+        """Every machine of the resource group, whoever's it is."""
+        with azure_call(READ):
+            return list(self.clients.compute.virtual_machines.list(self.spec.resource_group))
+
     def owned(self) -> Iterator[str]:
         """Ids of every machine of the migration."""
-        with azure_call(READ):
-            listed = list(self.clients.compute.virtual_machines.list(self.spec.resource_group))
-        for machine in listed:
+        for machine in self.listed():
             if self.owner.owns(machine.tags):
                 yield str(machine.id)
 

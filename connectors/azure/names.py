@@ -7,7 +7,7 @@ process that was killed and started again finds what it had made.
 import hashlib
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 MIGRATION = "sealift-migration"
@@ -18,6 +18,9 @@ ATTEMPT = "sealift-attempt"
 
 _NAMESPACE = uuid.UUID("6f1f1f0e-3a5c-5b0a-9d0c-5ea11f7b10b5")
 _UNSAFE = re.compile(r"[^A-Za-z0-9-]+")
+_OF_A_POINT = re.compile(
+    r"-(?P<seq>[0-9]{1,9})-(?P<made>disk|up|[0-9]{1,9}(?:-nic|-disk[0-9]{1,3})?)$", re.IGNORECASE
+)
 _NAME_MAX = 64  # of a Linux machine; disks and cards may have 80 ("Naming rules for resources")
 
 
@@ -65,6 +68,32 @@ class Owner:
     def machine_name(self, seq: int, attempt: int) -> str:
         """The machine of an attempt; other resources of it are called after it."""
         return resource_name(self.migration_id, f"-{seq}-{attempt}")
+
+    def restored_name(self, seq: int, disk_id: str) -> str:
+        """The managed disk that a disk of a point is restored to."""
+        return resource_name(f"{self.migration_id}-{disk_id}", f"-{seq}-disk")
+
+    def upload_name(self, seq: int, disk_id: str) -> str:
+        """The managed disk that a disk of a point is uploaded to."""
+        return resource_name(f"{self.migration_id}-{disk_id}", f"-{seq}-up")
+
+    def may_take(self, name: str, disk_ids: Iterable[str]) -> bool:
+        """Whether some point or attempt of the migration would make a resource of this name.
+
+        Resource Manager compares names without case ("Naming rules and restrictions").
+        """
+        match = _OF_A_POINT.search(name)
+        if match is None:
+            return False
+        seq, made = int(match["seq"]), match["made"].lower()
+        if made == "disk":
+            would = {self.restored_name(seq, disk_id) for disk_id in disk_ids}
+        elif made == "up":
+            would = {self.upload_name(seq, disk_id) for disk_id in disk_ids}
+        else:
+            attempt, _, part = made.partition("-")
+            would = {self.machine_name(seq, int(attempt)) + (part and f"-{part}")}
+        return name.lower() in {one.lower() for one in would}
 
 
 def resource_name(migration_id: str, suffix: str) -> str:

@@ -71,7 +71,7 @@ class Cards:
         if card is not None and not self.owner.owns(card.tags):
             raise TargetError(
                 f"the name {name} is taken by a network card that this migration did not make",
-                next_step="remove that card, then run the same command again",
+                next_step="remove that card, or give the migration another name in the plan",
                 card=name,
             )
         return cast("NetworkInterface | None", card)
@@ -113,11 +113,14 @@ class Cards:
             return
         self.operations.until_gone(lambda: self.find(name), f"network card {name}")
 
+    def listed(self) -> "list[NetworkInterface]":
+        """Every card of the resource group, whoever's it is."""
+        with azure_call(READ):
+            return list(self.clients.network.network_interfaces.list(self.spec.resource_group))
+
     def owned(self, own: Mapping[str, str]) -> "Iterator[NetworkInterface]":
         """Every card of the migration that also has the tags ``own``."""
-        with azure_call(READ):
-            listed = list(self.clients.network.network_interfaces.list(self.spec.resource_group))
-        for card in listed:
+        for card in self.listed():
             tags = card.tags or {}
             if self.owner.owns(tags) and own.items() <= tags.items():
                 yield card

@@ -60,6 +60,7 @@ class Preflight:
             ("vCPU quota", lambda: self._quota(vm, location)),
             ("disks", lambda: self._disks(vm)),
             ("boot", lambda: self._boot(vm)),
+            ("names", lambda: self._names(vm)),
         ]
         if self.spec.method is Method.UPLOAD:
             checks.append(("method", self._method))
@@ -205,6 +206,32 @@ class Preflight:
             )
         found = f"generation {generation(vm.firmware)[1:]}, {self.spec.security_type.value}"
         return Check("boot", ok=True, found=found)
+
+    def _names(self, vm: SourceVm) -> Check:
+        """Whether any point and attempt finds the names of what it makes free, or its own."""
+        machines, owner = self.machines, self.machines.owner
+        disk_ids = [disk.id for disk in vm.disks]
+        ours, taken = 0, []
+        for kind, listed in (
+            ("machine", machines.listed),
+            ("network card", machines.cards.listed),
+            ("disk", machines.disks.listed),
+        ):
+            for one in listed():
+                if owner.owns(one.tags):
+                    ours += 1
+                elif owner.may_take(str(one.name), disk_ids):
+                    taken.append(f"{kind} {one.name}")
+        if taken:
+            more = f" and {len(taken) - 3} more" if len(taken) > 3 else ""
+            return Check(
+                "names",
+                ok=False,
+                found=f"{', '.join(taken[:3])}{more}: not made by this migration",
+                next_step="remove it, or give the migration another name in the plan",
+            )
+        found = f"{ours} resources are this migration's already" if ours else "free"
+        return Check("names", ok=True, found=found)
 
 
 def _same_region(one: str, other: str) -> bool:

@@ -95,7 +95,7 @@ class Uploads:
         return f"{self.disks.spec.group_id}/providers/Microsoft.Compute/disks/{name}"
 
     def _name(self, seq: int, disk_id: str) -> str:
-        return names.resource_name(f"{self.owner.migration_id}-{disk_id}", f"-{seq}-up")
+        return self.owner.upload_name(seq, disk_id)
 
     def state(self, snapshot: str) -> SnapshotState:
         """Where an upload stands."""

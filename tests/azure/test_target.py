@@ -105,4 +105,4 @@ def test_sweep_keeps_what_is_asked_for(subscription: Subscription, target: Azure
 def test_preflight(target: AzureTarget) -> None:
     rows = target.preflight(vm())
     assert [row for row in rows if not row.ok] == []
-    assert len(rows) == 9
+    assert len(rows) == 10

@@ -2,20 +2,23 @@
 
 from collections.abc import Sequence
 
+from flows.one_shot import rounds_row
+from sealift.config import MigrationPlan
 from sealift.endpoints import Check, SourceVm
 from sealift.ports import Ports
 from sealift.units import format_size
 
 
-def preflight_checks(ports: Ports) -> list[Check]:
-    """Every finding, also the good ones; nothing is made on either side.
+def preflight_checks(ports: Ports, plan: MigrationPlan) -> list[Check]:
+    """Every finding of a migration, also the good ones; nothing is made on either side.
 
     Raises:
         SealiftError: an end cannot be asked at all.
     """
     retry = ports.context.retrier()
     vm = retry.call(ports.hypervisor.describe)
-    return [*_source_checks(vm), *retry.call(lambda: ports.target.preflight(vm))]
+    target = retry.call(lambda: ports.target.preflight(vm))
+    return [*_source_checks(vm), *target, *rounds_row(plan.target)]
 
 
 def _source_checks(vm: SourceVm) -> list[Check]:

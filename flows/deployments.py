@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
+from flows.one_shot import refuse_one_shot
 from sealift.config import MigrationPlan
 from sealift.config_load import AnyPlan
 
@@ -37,10 +38,14 @@ def deployments(plan: AnyPlan, cron: str | None) -> "Sequence[RunnerDeployment]"
     Args:
         plan: the parameter of every flow.
         cron: when ``replicate`` runs; None for never, and then nothing else does.
+
+    Raises:
+        ConfigError: it is a migration to where nothing is written twice.
     """
     if isinstance(plan, MigrationPlan):
         from flows import migrating
 
+        refuse_one_shot(plan.target, "a migration")
         crons = {name: cron if name == "replicate" else None for name in NAMES}
         return [_deployed(getattr(migrating, name), plan, when) for name, when in crons.items()]
     from flows import replicating

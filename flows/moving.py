@@ -1,6 +1,7 @@
 """A planned failover as commands and flows run it: what can be done before, then the handover."""
 
 from flows.guardian import Guardian
+from flows.one_shot import refuse_one_shot
 from flows.replica_session import FailingOver
 from sealift.config_repository import ReplicationPlan
 from sealift.migration import Migration
@@ -11,8 +12,10 @@ def moved(plan: ReplicationPlan, opened: FailingOver, approve: Approve | None) -
     """Bring a point to the cloud, then stop, sync, start; one that was interrupted goes on.
 
     Raises:
+        ConfigError: the account takes each disk once; nothing was done.
         SealiftError: it failed; unless the error says otherwise the source runs again.
     """
+    refuse_one_shot(plan.target, "a planned failover")
     failover = opened.failover
     if failover.rounds_come_first:
         failover.prepare()

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from connectors.azure.actions import READ, WRITE
-from connectors.azure.disks import check_os_disk, generation
+from connectors.azure.disks import MAX_GENERATION_1_OS_BYTES, check_os_disk, generation
 from connectors.azure.errors import azure_call
 from connectors.azure.machines import GROUP_READ, Machines
 from connectors.azure.session import AzureClients
@@ -62,14 +62,7 @@ class Preflight:
             ("boot", lambda: self._boot(vm)),
             ("names", lambda: self._names(vm)),
         ]
-        if self.spec.method is Method.UPLOAD:
-            checks.append(("method", self._method))
         return [group, *(self._row(name, check) for name, check in checks)]
-
-    def _method(self) -> Check:
-        found = "upload: one round, as a restore or a failover has"
-        step = "set method to staging to migrate a running machine, which takes rounds"
-        return Check("method", ok=True, found=found, next_step=step)
 
     def _row(self, name: str, check: Callable[[], Check]) -> Check:
         """A refusal becomes a failed row, so that all problems are told at once."""
@@ -187,7 +180,9 @@ class Preflight:
         for disk in vm.disks:
             if disk_bytes(disk.size) > most:
                 text = f"disk {disk.id} of {format_size(disk.size)} is over {format_size(most)}"
-                step = "use method: upload" if staged else "make the disk smaller"
+                step = "make the disk smaller"
+                if staged and disk_bytes(disk.size) <= _MAX_DISK_BYTES:
+                    step += "; or keep points and restore one, with method: upload"
                 return Check("disks", ok=False, found=text, next_step=step)
         total = format_size(sum(disk_bytes(disk.size) for disk in vm.disks))
         rounded = [disk.id for disk in vm.disks if disk_bytes(disk.size) != disk.size]
@@ -205,7 +200,7 @@ class Preflight:
                 next_step="set security_type to standard",
             )
         found = f"generation {generation(vm.firmware)[1:]}, {self.spec.security_type.value}"
-        return Check("boot", ok=True, found=found)
+        return Check("boot", ok=True, found=found, next_step=_partition_note(vm))
 
     def _names(self, vm: SourceVm) -> Check:
         """Whether any point and attempt finds the names of what it makes free, or its own."""
@@ -232,6 +227,17 @@ class Preflight:
             )
         found = f"{ours} resources are this migration's already" if ours else "free"
         return Check("names", ok=True, found=found)
+
+
+def _partition_note(vm: SourceVm) -> str:
+    """What a BIOS asks of a GPT; which of the two a disk has is not looked at here."""
+    if vm.firmware is not Firmware.BIOS:
+        return ""
+    most = format_size(MAX_GENERATION_1_OS_BYTES)
+    return (
+        f"generation 1 boots {vm.disks[0].id} from an MBR, or from a GPT with a BIOS boot "
+        f"partition; either of at most {most}"
+    )
 
 
 def _same_region(one: str, other: str) -> bool:

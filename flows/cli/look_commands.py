@@ -69,7 +69,7 @@ def _named_in_errors(run_log: RunLog) -> Iterator[None]:
 def preflight(output: Output, plan: MigrationPlan) -> None:
     """Everything that would stop this machine from arriving."""
     with _looking(plan, "preflight") as (ports, _):
-        checks = preflight_checks(ports)
+        checks = preflight_checks(ports, plan)
         for c in checks:
             output.emit(Checked(name=c.name, ok=c.ok, found=c.found, next=c.next_step))
         rows = [("ok" if c.ok else "FAILED", c.name, c.found, c.next_step) for c in checks]

@@ -14,6 +14,7 @@ from flows.cli.shown import show_evidence, show_rounds
 from flows.cli.summaries import CutOver, Ran
 from flows.guardian import Guardian
 from flows.next_steps import after_stop, next_command
+from flows.one_shot import refuse_one_shot
 from flows.session import Run, Session, session
 from flows.stop_signals import StopSignals
 from sealift.cancel import CancelToken
@@ -35,6 +36,7 @@ class CutoverChoice:
 
 def replicate(output: Output, plan: MigrationPlan, *, prefect: bool) -> None:
     """One round."""
+    refuse_one_shot(plan.target, "replicate")
     if prefect:
         m = run_flow(output, lambda: _flows().replicate(plan), CancelToken())
     else:
@@ -46,6 +48,7 @@ def replicate(output: Output, plan: MigrationPlan, *, prefect: bool) -> None:
 
 def migrate(output: Output, plan: MigrationPlan, *, prefect: bool) -> None:
     """Rounds until the forecast fits, then hold."""
+    refuse_one_shot(plan.target, "migrate")
     if prefect:
         m = run_flow(output, lambda: _flows().migrate(plan), CancelToken())
     else:
@@ -61,6 +64,7 @@ def cutover(output: Output, plan: MigrationPlan, choice: CutoverChoice, *, prefe
     if choice.undo:
         _undo(output, plan)
         return
+    refuse_one_shot(plan.target, "cutover")
     if not choice.yes and not output.can_ask:
         raise UsageError(
             "a cutover stops the machine; nobody can confirm it here",

@@ -9,7 +9,7 @@ import pytest
 from connectors.azure.spec import SecurityType
 from connectors.azure.target import AzureTarget
 from sandbox.azure.faults import FaultKind
-from sealift.endpoints import Firmware, SourceVm, VmDisk
+from sealift.endpoints import Check, Firmware, SourceVm, VmDisk
 from sealift.errors import (
     CredentialsError,
     QuotaError,
@@ -199,6 +199,22 @@ def test_preflight_finds_a_bios_disk_that_no_machine_boots(target: AzureTarget) 
     huge = VmDisk("vda", 2 * TiB + GiB, "scsi-hd", boot_index=0)
     assert "cannot boot" in failing(target, vm(disks=(huge,)))["boot"]
     assert failing(target, vm(disks=(huge,), firmware=Firmware.UEFI)) == {}
+    data = VmDisk("vdb", 3 * TiB, "scsi-hd")
+    assert failing(target, vm(disks=(ROOT, data))) == {}, "only the boot disk is booted"
+
+
+def test_preflight_says_what_a_bios_asks_of_a_gpt(target: AzureTarget) -> None:
+    just = VmDisk("vda", 2 * TiB, "scsi-hd", boot_index=0)
+
+    def boot(firmware: Firmware) -> Check:
+        rows = target.preflight(vm(disks=(just,), firmware=firmware))
+        return next(row for row in rows if row.name == "boot")
+
+    bios, uefi = boot(Firmware.BIOS), boot(Firmware.UEFI)
+    assert bios.ok
+    assert "GPT with a BIOS boot partition" in bios.next_step
+    assert "2.0 TiB" in bios.next_step
+    assert (uefi.ok, uefi.next_step) == (True, "")
 
 
 @pytest.mark.fault(25)

@@ -1,0 +1,118 @@
+"""A target that takes each disk once: rounds are refused while the source is untouched."""
+
+import itertools
+from typing import Any
+
+import pytest
+
+from flows.cli.config_commands import TARGETS
+from flows.deployments import deployments
+from sealift.config import MigrationPlan
+from sealift.config_load import load_plan, load_replication
+from sealift.errors import ConfigError
+from tests.cli.conftest import World
+from tests.cli.repository_world import must, write_plan
+
+AZURE = "".join(f"    {key.split('.')[-1]}: {value}\n" for key, value in TARGETS["azure"].items())
+PLAN = f"""
+migration: web-01
+source:
+  qemu:
+    qmp: /run/web.qmp
+target:
+  azure:
+{AZURE}"""
+UPLOAD = "    method: upload\n"
+DR = ("--plan", "dr.yaml")
+ROUNDS = [
+    ("replicate",),
+    ("migrate",),
+    ("cutover", "--yes"),
+    ("cutover", "--no-rounds", "--yes"),
+]
+
+
+@pytest.fixture
+def one_shot(world: World) -> World:
+    (world.folder / "plan.yaml").write_text(PLAN + UPLOAD)
+    return world
+
+
+def loaded(world: World) -> MigrationPlan:
+    return load_plan(world.folder / "plan.yaml", environ={}, options={}).plan
+
+
+@pytest.mark.parametrize("words", ROUNDS, ids=" ".join)
+def test_rounds_are_refused_before_anybody_asks_the_source(
+    one_shot: World, words: tuple[str, ...]
+) -> None:
+    code, lines = one_shot.lines(*words)
+    assert code == ConfigError.exit_code
+    assert lines[-1]["code"] == "config"
+    assert "upload writes a disk once" in lines[-1]["message"]
+    assert "method to staging" in lines[-1]["next"]
+    assert one_shot.opened == 0
+    assert one_shot.cloud.owned() == []
+    assert not (one_shot.folder / "state").exists()
+
+
+@pytest.mark.parametrize("name", ["replicate", "migrate", "cutover"])
+def test_flows_refuse_them_too(one_shot: World, name: str) -> None:
+    from flows import migrating
+
+    with pytest.raises(ConfigError, match="takes rounds"):
+        getattr(migrating, name).fn(loaded(one_shot))
+    assert one_shot.opened == 0
+
+
+def test_nothing_is_served_that_would_be_refused_every_time(one_shot: World) -> None:
+    with pytest.raises(ConfigError, match="a migration takes rounds"):
+        deployments(loaded(one_shot), None)
+
+
+def test_preflight_says_so_beside_all_else(one_shot: World) -> None:
+    code, lines = one_shot.lines("preflight")
+    assert code == ConfigError.exit_code
+    rows = {line["name"]: line for line in lines if line["type"] == "check"}
+    assert [name for name, row in rows.items() if not row["ok"]] == ["method"]
+    assert "staging" in rows["method"]["next"]
+
+
+def test_what_was_begun_in_rounds_can_still_be_given_up(world: World) -> None:
+    """The plan was changed half-way: whoever wants out is not refused."""
+    plan = world.folder / "plan.yaml"
+    plan.write_text(PLAN)
+    must(world, "replicate")
+    plan.write_text(PLAN + UPLOAD)
+    assert world.run("replicate")[0] == ConfigError.exit_code
+    assert world.hypervisor.bitmaps
+    must(world, "status")
+    must(world, "abandon", "--yes")
+    assert world.cloud.owned() == []
+    assert not world.hypervisor.bitmaps
+
+
+def test_a_planned_failover_is_refused_and_one_from_a_point_is_not(world: World) -> None:
+    """The first takes a point before the stop and one after it."""
+    write_plan(world.folder)
+    must(world, "repository", "init", *DR)
+    must(world, "replicate", *DR)
+    plan: Any = world.folder / "dr.yaml"
+    plan.write_text(with_azure(plan.read_text()))
+    assert load_replication(plan, environ={}, options={}).plan.target is not None
+    code, lines = world.lines("failover", "--planned", *DR, "--yes")
+    assert code == ConfigError.exit_code
+    assert "a planned failover takes rounds" in lines[-1]["message"]
+    assert world.hypervisor.running
+    assert world.cloud.owned() == []
+    world.hypervisor.running = False
+    must(world, "failover", "newest", *DR, "--yes")
+    assert len(world.cloud.instances) == 1
+
+
+def with_azure(text: str) -> str:
+    """The plan with its target in Azure, in one shot."""
+    lines = text.splitlines(keepends=True)
+    at = lines.index("target:\n")
+    rest = itertools.dropwhile(lambda line: line.startswith(" "), lines[at + 1 :])
+    return "".join([*lines[: at + 1], "  azure:\n", AZURE, UPLOAD, *rest])

@@ -1,14 +1,6 @@
-"""Attempts that end: HTTP connections with a slowest rate, beside the SDK's timeouts.
+"""Attempts that end, in the SDK's own connections; see ``connectors.paced_http``."""
 
-The SDK bounds connecting and each silence. A peer that sends or takes one byte before every
-silence is over is bounded by neither, and holds a worker for ever.
-"""
-
-import io
-import socket
-from functools import partial
-from http.client import HTTPResponse
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from botocore.awsrequest import (
     AWSHTTPConnection,
@@ -17,87 +9,17 @@ from botocore.awsrequest import (
     AWSHTTPSConnectionPool,
 )
 
-from connectors.pace import LARGEST_ANSWER_BYTES, Pace
-from sealift.clock import SystemClock
-
-if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
-
-_SLACK_SECONDS = 10.0  # so that a quick call never touches the socket's own timeout
+from connectors.pace import LARGEST_ANSWER_BYTES
+from connectors.paced_http import Paced
 
 
-class _PacedFile(io.RawIOBase):
-    """The receiving side of a socket, at a pace."""
+class _Paced(Paced):
+    """Sends no body once an answer is there, as the SDK's connection."""
 
-    def __init__(self, raw: io.RawIOBase, sock: socket.socket, pace: Pace) -> None:
-        self._raw = raw
-        self._sock = sock
-        self._pace = pace
-        self._received = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: "WriteableBuffer", /) -> int | None:
-        self._pace.hold(self._sock)
-        count: int | None = self._raw.readinto(buffer)
-        self._pace.moved(count or 0)
-        self._received += count or 0
-        if self._received > self._pace.largest_answer:
-            raise OSError("an answer without end")
-        return count
-
-    def close(self) -> None:
-        self._raw.close()
-        super().close()
-
-
-class _PacedResponse(HTTPResponse):
-    """Reads headers and body at a pace; a streamed body too, after the call has returned."""
-
-    def __init__(self, sock: socket.socket, *args: Any, pace: Pace, **options: Any) -> None:
-        super().__init__(sock, *args, **options)
-        raw = self.fp.detach()
-        self.fp = io.BufferedReader(_PacedFile(raw, sock, pace))
-
-
-class _Paced:
-    """Mixed into a connection of the SDK."""
-
-    grace_seconds = 60.0
-    largest_answer = LARGEST_ANSWER_BYTES
-    sock: socket.socket | None
     _response_received: bool
-    _pace: Pace
 
-    def connect(self) -> None:
-        self._begin()
-        super().connect()  # type: ignore[misc]
-
-    def request(self, *args: Any, **options: Any) -> Any:
-        self._begin()
-        return super().request(*args, **options)  # type: ignore[misc]
-
-    def getresponse(self) -> Any:
-        self.response_class = partial(_PacedResponse, pace=self._pace)
-        return super().getresponse()  # type: ignore[misc]
-
-    def send(self, data: Any) -> Any:
-        if self._response_received or not isinstance(data, bytes | bytearray | memoryview):
-            return super().send(data)  # type: ignore[misc]
-        if self.sock is None:
-            self.connect()
-        view = memoryview(data).cast("B")
-        while view and self.sock is not None:
-            self._pace.hold(self.sock)
-            sent = self.sock.send(view)
-            self._pace.moved(sent)
-            view = view[sent:]
-        return None
-
-    def _begin(self) -> None:
-        self._pace = Pace(self.grace_seconds + _SLACK_SECONDS, SystemClock(), self.largest_answer)
-        self.response_class = partial(_PacedResponse, pace=self._pace)
+    def _sends(self) -> bool:
+        return not self._response_received
 
 
 def keep_pace(

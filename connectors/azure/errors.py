@@ -168,6 +168,8 @@ def classify(error: Exception, action: str) -> SealiftError:
         return ConnectionLostError(f"{action}: connection failed ({kind})", action=action)
     if isinstance(error, _UNREADABLE):
         return TransientError(f"{action}: the answer cannot be read ({kind})", action=action)
+    if isinstance(error, core.HttpResponseError):  # without a status: of a stream that broke
+        return ConnectionLostError(f"{action}: the answer broke off ({kind})", action=action)
     if isinstance(error, core.AzureError):
         return TargetError(f"{action}: {kind}", action=action)
     raise error

@@ -20,6 +20,8 @@ from connectors.azure.errors import azure_call
 from connectors.azure.page_put import PageSender, failure
 from connectors.azure.spec import AzureSpec
 from connectors.http_sender import HttpSender, Route
+from connectors.paced_http import paced_pools
+from sealift.units import MiB
 
 if TYPE_CHECKING:
     from azure.core.credentials import TokenCredential
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 _SPARE_CONNECTIONS = 4  # polls and listings beside the page writers
 _USER_AGENT = "sealift/0.1"
 _PUBLIC_CLOUD = "https://management.azure.com"
+_TOKEN_CONNECT_SECONDS, _TOKEN_READ_SECONDS = 10.0, 60.0  # as of every other call by default
+_LARGEST_ANSWER_BYTES = 72 * MiB  # the largest object of a repository, and its headers
 
 
 class RefuseStrangers(SansIOHTTPPolicy[Any, Any]):
@@ -54,7 +58,27 @@ class RefuseStrangers(SansIOHTTPPolicy[Any, Any]):
 
 
 class _Adapter(HTTPAdapter):
-    """Connections that are kept, one for every worker."""
+    """Connections that are kept, one for every worker, and whose attempts end.
+
+    Args:
+        pools: of connections, by scheme.
+        named: see ``HTTPAdapter``.
+    """
+
+    def __init__(self, pools: dict[str, type], **named: Any) -> None:
+        self._pools = pools
+        super().__init__(**named)
+
+    def init_poolmanager(self, *arguments: Any, **named: Any) -> None:
+        """See ``HTTPAdapter``."""
+        super().init_poolmanager(*arguments, **named)
+        self.poolmanager.pool_classes_by_scheme = self._pools
+
+    def proxy_manager_for(self, *arguments: Any, **named: Any) -> Any:
+        """See ``HTTPAdapter``."""
+        manager = super().proxy_manager_for(*arguments, **named)
+        manager.pool_classes_by_scheme = self._pools
+        return manager
 
     def get_connection_with_tls_context(self, *arguments: Any, **named: Any) -> Any:
         """See ``HTTPAdapter``; with bodies sent in larger pieces, as the SDK's own adapter."""
@@ -68,17 +92,22 @@ def make_transport(
 ) -> RequestsTransport:
     """A transport with a connection for every worker; the SDK's own keeps ten.
 
+    An attempt ends whatever the peer does: silence is bounded by the timeouts, an answer that
+    comes, or a body that is taken, byte by byte by ``Pace``.
+
     Proxies and authorities come from the environment (``HTTPS_PROXY``,
     ``REQUESTS_CA_BUNDLE``), as with every client of Azure.
     """
     session = requests.Session()
     never = Retry(total=False, redirect=False, raise_on_status=False)
-    session.mount(
-        "https://",
-        _Adapter(
-            pool_connections=4, pool_maxsize=concurrency + _SPARE_CONNECTIONS, max_retries=never
-        ),
+    adapter = _Adapter(
+        paced_pools(read_timeout_seconds, _LARGEST_ANSWER_BYTES),
+        pool_connections=4,
+        pool_maxsize=concurrency + _SPARE_CONNECTIONS,
+        max_retries=never,
     )
+    for scheme in ("https://", "http://"):  # managed identities are asked in the clear, at home
+        session.mount(scheme, adapter)
     return RequestsTransport(
         session=session,
         connection_timeout=connect_timeout_seconds,
@@ -91,7 +120,11 @@ def make_credential() -> "TokenCredential":
     from azure.identity import DefaultAzureCredential  # 0.3 s that few commands need
 
     with azure_call("credentials"):
-        return DefaultAzureCredential(exclude_interactive_browser_credential=True, retry_total=0)
+        return DefaultAzureCredential(
+            exclude_interactive_browser_credential=True,
+            retry_total=0,
+            transport=make_transport(1, _TOKEN_CONNECT_SECONDS, _TOKEN_READ_SECONDS),
+        )
 
 
 @dataclass

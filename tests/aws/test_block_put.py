@@ -34,7 +34,8 @@ from sealift.errors import (
     TransientError,
 )
 from sealift.units import KiB, MiB
-from tests.aws.test_pace import Peer, certificates, head, trickle
+from tests.aws.test_pace import certificates
+from tests.connectors.peers import Peer, head, trickle
 
 __all__ = ["certificates"]
 SPEC = AwsSpec("subnet-1", ("sg-1",), region="eu-west-1", read_timeout_seconds=0.3)

@@ -2,112 +2,40 @@
 
 import socket
 import ssl
-import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from connectors import pace
+from connectors import pace, paced_http
 from connectors.aws import pace as sdk_pace
 from connectors.aws.errors import aws_call
 from connectors.aws.session import AwsClients
 from connectors.aws.spec import AwsSpec
-from sealift.clock import SystemClock
 from sealift.errors import ConnectionLostError, TransientError
 from sealift.testing.clock import VirtualClock
 from sealift.units import KiB
+from tests.connectors.peers import (
+    Behave,
+    Peer,
+    request,
+    silence_after_headers,
+    takes_a_byte_at_a_time,
+    trickled_body,
+    trickled_headers,
+)
 from tests.nbd.test_tls import authority, folder
 
 SPEC = AwsSpec("subnet-1", ("sg-1",), region="us-east-1", read_timeout_seconds=0.2)
-Behave = Callable[[socket.socket], None]
-
-
-def head(length: int) -> bytes:
-    return f"HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n".encode()
-
-
-def trickle(peer: socket.socket, data: bytes) -> None:
-    for value in data:
-        peer.sendall(bytes([value]))
-        SystemClock().sleep(0.1)
-
-
-def request(peer: socket.socket) -> None:
-    while b"\r\n\r\n" not in peer.recv(65536):
-        pass
-
-
-def trickled_headers(peer: socket.socket) -> None:
-    request(peer)
-    trickle(peer, head(10) * 100)
-
-
-def trickled_body(peer: socket.socket) -> None:
-    request(peer)
-    peer.sendall(head(1000))
-    trickle(peer, bytes(1000))
-
-
-def silence_after_headers(peer: socket.socket) -> None:
-    request(peer)
-    peer.sendall(head(1000))
-    SystemClock().sleep(60)
-
-
-def takes_a_byte_at_a_time(peer: socket.socket) -> None:
-    while peer.recv(1):
-        SystemClock().sleep(0.1)
-
-
-@dataclass
-class Peer:
-    """A server that speaks as a test wants it to."""
-
-    behave: Behave
-    tls: ssl.SSLContext | None = None
-
-    def __enter__(self) -> "Peer":
-        self._listener = socket.socket()
-        # small, so that what is not read blocks the sender soon
-        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        self._listener.bind(("127.0.0.1", 0))
-        self._listener.listen(16)
-        threading.Thread(target=self._serve, daemon=True).start()
-        return self
-
-    @property
-    def port(self) -> int:
-        return int(self._listener.getsockname()[1])
-
-    def __exit__(self, *_: object) -> None:
-        self._listener.close()
-
-    def _serve(self) -> None:
-        while True:
-            try:
-                peer, _ = self._listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._one, args=(peer,), daemon=True).start()
-
-    def _one(self, peer: socket.socket) -> None:
-        try:
-            if self.tls is not None:
-                peer = self.tls.wrap_socket(peer, server_side=True)
-            with peer:
-                self.behave(peer)
-        except OSError:
-            pass
 
 
 @pytest.fixture(autouse=True)
 def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "example")
-    monkeypatch.setattr(sdk_pace, "_SLACK_SECONDS", 0.5)
+    monkeypatch.setattr(paced_http, "_SLACK_SECONDS", 0.5)
 
 
 @pytest.fixture(scope="module")

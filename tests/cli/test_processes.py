@@ -80,7 +80,7 @@ def lines_until(process: "subprocess.Popen[str]", wanted: str) -> list[dict[str,
 
 
 def rest(process: "subprocess.Popen[str]") -> tuple[list[dict[str, Any]], str]:
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=60)
     return [json.loads(line) for line in out.splitlines()], err
 
 
@@ -221,7 +221,7 @@ class Terminal:
         os.write(self._master, text.encode())
 
     def end(self) -> int:
-        out, _ = self.process.communicate(timeout=30)
+        out, _ = self.process.communicate(timeout=60)
         self.shown += out or ""
         os.close(self._master)
         return self.process.returncode

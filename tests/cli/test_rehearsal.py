@@ -228,6 +228,6 @@ def test_wrong_credentials_are_named(rehearsal: Rehearsal) -> None:
 
 def test_ctrl_c_ends_the_sandbox_in_order(rehearsal: Rehearsal) -> None:
     rehearsal.account.send_signal(signal.SIGINT)
-    out, _ = rehearsal.account.communicate(timeout=30)
+    out, _ = rehearsal.account.communicate(timeout=60)
     assert rehearsal.account.returncode == 0
     assert json.loads(out.splitlines()[-1])["type"] == "summary"

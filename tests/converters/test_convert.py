@@ -263,7 +263,7 @@ def test_kill_9_leaves_no_process_and_the_next_run_takes_over(large: Path, tmp_p
     watched = [os.pidfd_open(int(pid)) for pid in tools.stdout.split()]
     assert len(watched) == 1
     child.send_signal(signal.SIGKILL)
-    child.wait(timeout=20)
+    child.wait(timeout=60)
     child.stdout.close()
     for descriptor in watched:
         assert readable(descriptor, 10)

@@ -98,7 +98,7 @@ def test_what_a_killed_writer_left_is_taken_over(tmp_path: Path) -> None:
     with pytest.raises(LockedError), partial_file(target):
         pass
     holder.kill()
-    holder.communicate(timeout=20)
+    holder.communicate(timeout=60)
     assert names(tmp_path) == ["file" + SUFFIX]
     with partial_file(target) as partial:
         partial.write_bytes(b"second")

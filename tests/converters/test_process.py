@@ -184,5 +184,5 @@ def test_no_child_outlives_its_parent(tmp_path: Path, how: signal.Signals) -> No
     parent = subprocess.Popen([sys.executable, "-c", _PARENT, str(note)], stderr=subprocess.DEVNULL)
     pid = int(note.read_text())
     parent.send_signal(how)
-    parent.wait(timeout=20)
+    parent.wait(timeout=60)
     assert ended(pid)

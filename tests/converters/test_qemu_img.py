@@ -232,7 +232,7 @@ def test_an_image_in_use_is_named_so(tmp_path: Path, tool: Tool) -> None:
         with pytest.raises(ImageError, match="in use by another program"):
             qemu_img.info(Image(path, ImageFormat.QCOW2))
     finally:
-        holder.communicate("quit\n", timeout=20)
+        holder.communicate("quit\n", timeout=60)
 
 
 def test_cancel_reaches_every_command(image_of: Make, tmp_path: Path) -> None:

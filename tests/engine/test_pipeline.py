@@ -73,7 +73,7 @@ def test_no_thread_is_left_and_memory_is_bounded() -> None:
             yield n
 
     def work(_: int) -> None:
-        gate.wait(10)
+        gate.wait(60)
         assert len(produced) <= 1000
 
     ThreadExecutor().run(items(), work, 2, CancelToken())
@@ -94,7 +94,7 @@ def test_closing_wakes_both_sides() -> None:
     thread = threading.Thread(target=put)
     thread.start()
     queue.close(drop=True)
-    thread.join(10)
+    thread.join(60)
     with pytest.raises(Closed):
         queue.get()
     assert outcomes == ["put"]

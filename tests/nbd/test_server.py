@@ -209,7 +209,7 @@ def test_close_ends_clients_threads_and_the_socket(folder: Path, content: bytes)
     assert not (folder / "s").exists()
     for thread in threading.enumerate():
         if thread.name.startswith("sealift-nbd"):
-            thread.join(10)
+            thread.join(60)
     assert threading.active_count() <= before
 
 

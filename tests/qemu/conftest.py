@@ -101,13 +101,13 @@ class Vm:
     def quit(self) -> None:
         """End cleanly, as a manager does."""
         self.monitor.run("quit")
-        self.process.wait(20)
+        self.process.wait(60)
         self.monitor.close()
 
     def kill(self) -> None:
         """kill -9."""
         self.process.send_signal(signal.SIGKILL)
-        self.process.wait(20)
+        self.process.wait(60)
         self.monitor.close()
 
     @property

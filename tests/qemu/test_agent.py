@@ -87,7 +87,7 @@ def test_a_bad_agent_costs_consistency_only(
     assert info.consistency is Consistency.CRASH
     assert note in info.note
     if agent.was_frozen.is_set():
-        assert agent.thawed.wait(20)
+        assert agent.thawed.wait(60)
     assert vm.status() == "running"
 
 
@@ -165,7 +165,7 @@ def holder(make_agent: MakeAgent, directory: Path) -> Iterator[Hold]:
     yield hold
     for process in started:
         process.kill()
-        process.wait(10)
+        process.wait(60)
 
 
 @pytest.mark.fault(1, 33)
@@ -173,7 +173,7 @@ def test_kill_9_of_sealift_thaws(holder: Hold) -> None:
     """Even when the whole process group of Sealift is killed."""
     agent, child = holder(60)
     os.killpg(_parent(child), signal.SIGKILL)
-    assert agent.thawed.wait(20)
+    assert agent.thawed.wait(60)
     assert not agent.frozen
 
 
@@ -183,7 +183,7 @@ def test_a_hung_sealift_thaws_when_time_is_up(
 ) -> None:
     agent, child = holder(1)
     os.kill(_parent(child), signal.SIGSTOP)
-    assert agent.thawed.wait(20)
+    assert agent.thawed.wait(60)
     assert not agent.frozen
 
 

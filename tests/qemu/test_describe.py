@@ -164,7 +164,7 @@ def test_disks_that_qemu_does_not_serve_itself(
             str(directory / "vu.pid"),
         ]
     )
-    daemon.wait(20)
+    daemon.wait(60)
     memory = "memory-backend-memfd,id=mem,size=32M,share=on"
     try:
         vm = make_vm(

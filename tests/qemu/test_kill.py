@@ -46,7 +46,7 @@ def victim(directory: Path) -> Iterator[Victim]:
     yield one
     assert one.process.stdin is not None
     one.process.stdin.close()
-    one.process.wait(10)
+    one.process.wait(60)
 
 
 class Story:

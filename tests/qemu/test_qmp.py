@@ -289,7 +289,7 @@ def test_a_burst_outlives_its_sender(make_vm: MakeVm) -> None:
         vm.monitor.wait_for("RESUME")
         assert vm.monitor.events == ["STOP", "RESUME"]
     sender.stdin.close()
-    sender.wait(10)
+    sender.wait(60)
     with QmpSession(vm.qmp) as qmp:
         assert qmp.execute("query-status")
     handles = os.listdir(f"/proc/{vm.process.pid}/fd")

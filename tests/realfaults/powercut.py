@@ -97,7 +97,7 @@ def _storage_daemon(disk: Path, log: Path, export: Path) -> Iterator[None]:
     finally:
         daemon.send_signal(signal.SIGTERM)
         try:
-            daemon.wait(20)
+            daemon.wait(60)
         except subprocess.TimeoutExpired:
             daemon.kill()
             daemon.wait()

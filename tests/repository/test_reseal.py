@@ -200,7 +200,7 @@ class Meeting:
             self._begun.append(name)
             if len(self._begun) > 1:
                 self._second.set()
-            assert self._second.wait(20), "no other pack was under way"
+            assert self._second.wait(60), "no other pack was under way"
         return self._inner.put(name, data, **options)
 
 

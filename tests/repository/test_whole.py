@@ -68,7 +68,7 @@ def test_all_who_wait_read_it_together() -> None:
     threads = [threading.Thread(target=look) for _ in range(5)]
     for thread in threads:
         thread.start()
-    assert all(store.entered.acquire(timeout=30) for _ in range(3))
+    assert all(store.entered.acquire(timeout=60) for _ in range(3))
     store.go_on.set()
     for thread in threads:
         thread.join(30)

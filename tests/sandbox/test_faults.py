@@ -190,7 +190,7 @@ def test_stop_ends_a_stall(start_sandbox: StartSandbox) -> None:
     caller.start()
     assert sandbox.faults.wait_struck(10)
     sandbox.stop()
-    caller.join(10)
+    caller.join(60)
     assert not caller.is_alive()
 
 
@@ -287,7 +287,7 @@ def test_client_that_gives_up_in_mid_body_writes_nothing(pair: tuple[AwsSandbox,
         f"x-amz-Data-Length: {len(A)}\r\nx-amz-Checksum: {digest(A)}\r\n"
         f"x-amz-Checksum-Algorithm: SHA256\r\nContent-Length: {len(A)}\r\n\r\n"
     )
-    with socket.create_connection((host, int(port)), timeout=10) as connection:
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
         connection.sendall(head.encode() + A[:1000])
         connection.shutdown(socket.SHUT_WR)
         assert connection.recv(1) == b""

@@ -262,7 +262,7 @@ def test_boot_hook_reports_console_and_picture(start_sandbox: StartSandbox) -> N
 
     def boot(machine: LaunchedInstance) -> BootReport:
         seen.append(machine)
-        assert go.wait(20)
+        assert go.wait(60)
         return BootReport(CheckStatus.OK, b"booted \xff", b"\x89PNG")
 
     sandbox, cloud = start_sandbox(on_launch=boot)

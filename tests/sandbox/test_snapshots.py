@@ -275,7 +275,7 @@ def test_complete_counts_writes_that_were_under_way(start_sandbox: StartSandbox)
         caller.start()
         caller.join(0.3)
         assert outcome == []
-    caller.join(10)
+    caller.join(60)
     assert outcome == ["completed"]
 
 

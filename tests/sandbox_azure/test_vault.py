@@ -37,7 +37,7 @@ def ask(
         headers["Authorization"] = f"Bearer {token}"
     query: Mapping[str, str] = {} if version is None else {"api-version": version}
     address = place.vault.url + path
-    return requests.request(method, address, params=query, json=body, headers=headers, timeout=10)
+    return requests.request(method, address, params=query, json=body, headers=headers, timeout=60)
 
 
 def code(answer: requests.Response) -> tuple[int, str, str]:

@@ -42,7 +42,7 @@ from sealift.repository.tree import FANOUT, ID_BYTES, NODE_BYTES, Tree, encode_n
 from sealift.sealing.chunks import ChunkKind, ChunkSealer, SealedChunk
 from sealift.sealing.compression import Codec
 from sealift.sealing.keys import KeyRing, RootKey
-from sealift.sealing.xaes import Data
+from sealift.sealing.xaes import NONCE_BYTES, Data
 from sealift.units import KiB, MiB, TiB, format_size
 
 CHANGED_SHARE = 0.01
@@ -79,6 +79,7 @@ class HollowPack(bytes):
 
 
 _SEALED = [Hollow(_LEAST_SEALED + n * _STEP_SEALED) for n in range(256)]
+_NONCE = Hollow(NONCE_BYTES)
 
 
 class HollowSealer(ChunkSealer):
@@ -100,7 +101,7 @@ class HollowSealer(ChunkSealer):
         if kind is ChunkKind.NODE:
             return super().seal(kind, content_id, data)
         sealed = _SEALED[content_id[0]]
-        return SealedChunk(content_id, kind, 1, Codec.ZSTD, CHUNK_BYTES, sealed)
+        return SealedChunk(content_id, kind, 1, Codec.ZSTD, CHUNK_BYTES, _NONCE, sealed)
 
 
 class HollowBuffers(PageBuffers):

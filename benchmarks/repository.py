@@ -13,15 +13,23 @@ import subprocess
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Protocol
 
 import zstandard
 
-from benchmarks.backup_image import GRANULE, Tracked, make_image, scatter_changes
+from benchmarks.backup_image import (
+    GRANULE,
+    Tracked,
+    granules_with_data,
+    make_image,
+    scatter_changes,
+)
 from benchmarks.measure import CLOCK, Bar, Row, Sense, seconds
 from benchmarks.scale import Scale
+from benchmarks.sealing import LIMIT, Parts, cpu
 from connectors.local import RawFileReader, RawFileWriter
 from connectors.local.object_folder import FolderObjectStore
 from sealift.disk import DiskReader
@@ -198,9 +206,13 @@ class Ours:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """What one round took and stored; of peers the better one each time."""
+    """What one round took and stored; of peers the better one each time.
+
+    ``busy`` is the seed's processor time beside that of its parts.
+    """
 
     seed: tuple[float, float]
+    busy: tuple[float, float]
     change: tuple[float, float]
     compare: tuple[float, float]
     restore: tuple[float, float]
@@ -226,7 +238,13 @@ def one_round(image: Path, folder: Path, rng: random.Random) -> Round:
     """Seeds, second points, restores, and a third point of ours."""
     peers: list[Peer] = [Restic(image, folder), Borg(image, folder)]
     ours = Ours(image, folder)
-    seed = seconds(lambda: ours.save(RawFileReader(image))), _best(p.save for p in peers)
+    busy = [0.0]
+
+    def seeding() -> None:
+        busy[0] = cpu(lambda: ours.save(RawFileReader(image)))
+
+    seed = seconds(seeding), _best(p.save for p in peers)
+    busy.append(cpu(partial(_parts_alone, image, folder / "parts")))
     before, stored = [p.stored for p in peers], ours.stored
     dirty = scatter_changes(image, CHANGED_SHARE, rng)
     change = seconds(lambda: ours.save(Tracked(image, dirty))), _best(p.save for p in peers)
@@ -237,7 +255,9 @@ def one_round(image: Path, folder: Path, rng: random.Random) -> Round:
     scatter_changes(image, CHANGED_SHARE, rng)
     compare = seconds(lambda: ours.save(RawFileReader(image))), change[1]
     ours.close()
-    return Round(seed, change, compare, restore, (stored, min(before)), added, compressed)
+    return Round(
+        seed, (busy[0], busy[1]), change, compare, restore, (stored, min(before)), added, compressed
+    )
 
 
 def _best(works: Iterable[Callable[[], None]]) -> float:
@@ -263,9 +283,23 @@ def _compressed(image: Path, dirty: frozenset[int]) -> int:
     return total
 
 
+def _parts_alone(image: Path, where: Path) -> None:
+    """What a seed cannot do without: read, hash, compress, encrypt, all of it back, write."""
+    parts, zeroes = Parts(), bytes(GRANULE)
+    buffer = memoryview(bytearray(GRANULE))
+    with image.open("rb", buffering=0) as source, where.open("wb", buffering=0) as target:
+        for granule in granules_with_data(image):
+            source.seek(granule * GRANULE)
+            source.readinto(buffer)
+            if buffer != zeroes:
+                target.write(parts.seal(buffer))
+    where.unlink()
+
+
 def _rows(rounds: Sequence[Round]) -> Iterator[Row]:
     better = "the faster of restic and borg"
     yield _faster("repository-seed", f"time of {better} for a first backup", 3, rounds, "seed")
+    yield _busy(rounds)
     yield _smaller(
         "repository-stored",
         "bytes stored for it by those of the smaller of restic and borg",
@@ -288,6 +322,19 @@ def _rows(rounds: Sequence[Round]) -> Iterator[Row]:
         [(r.added[0], r.compressed) for r in rounds],
     )
     yield _faster("repository-restore", f"time of {better} for a restore", 2.5, rounds, "restore")
+
+
+def _busy(rounds: Sequence[Round]) -> Row:
+    bar = Bar(
+        "repository-cpu",
+        "processor time of a first backup, by that of reading, hashing, zstd and AES-256-GCM both "
+        "ways and writing, each called alone on the same chunks",
+        Sense.AT_MOST,
+        LIMIT,
+    )
+    ratio = statistics.median(mine / parts for mine, parts in (r.busy for r in rounds))
+    mine, parts = (statistics.median(r.busy[n] for r in rounds) for n in range(2))
+    return Row(bar, ratio, f"{mine:.2f} s", f"{parts:.2f} s")
 
 
 def _faster(name: str, what: str, limit: float, rounds: Sequence[Round], phase: str) -> Row:

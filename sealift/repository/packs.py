@@ -19,6 +19,7 @@ from sealift.objects import Bytes
 from sealift.repository.names import RANDOM_BYTES, pack_name, pack_raw
 from sealift.sealing.chunks import MAX_CHUNK_BYTES, OVERHEAD_BYTES, ChunkKind, SealedChunk
 from sealift.sealing.records import RecordKind, RecordSealer, padme
+from sealift.sealing.xaes import NONCE_BYTES
 from sealift.units import MiB
 
 PACK_BYTES = 32 * MiB
@@ -107,13 +108,13 @@ class PackBuilder:
 
     def takes(self, chunk: SealedChunk) -> bool:
         """Whether there is room for it; an empty pack takes any."""
-        room = self.size + len(chunk.sealed) <= self._target and len(self) < MAX_ENTRIES
+        room = self.size + chunk.size <= self._target and len(self) < MAX_ENTRIES
         return room or not self._chunks
 
     def add(self, chunk: SealedChunk) -> None:
         """Take a chunk."""
         self._chunks.append(chunk)
-        self.size += len(chunk.sealed)
+        self.size += chunk.size
 
     def sealed(
         self,
@@ -133,13 +134,14 @@ class PackBuilder:
         random.Random(entropy(32)).shuffle(chunks)  # noqa: S311 - seeded with entropy
         entries, offset = [], 0
         for chunk in chunks:
-            length = len(chunk.sealed)
+            length = chunk.size
             entries.append(_packed(chunk, offset, length))
             offset += length
         body = b"".join(entries)
         toc = records.seal(RecordKind.TOC, name, _HEAD.pack(self.kind.value, len(entries)) + body)
         rest = (entropy(padme(area) - area), toc, _TRAILER.pack(len(toc), _MAGIC))
-        whole = join([*(chunk.sealed for chunk in chunks), *rest])
+        parts = [part for chunk in chunks for part in (chunk.nonce, chunk.ciphertext)]
+        whole = join([*parts, *rest])
         return Toc(name, self.kind, len(whole), body), whole
 
 
@@ -149,7 +151,8 @@ def _packed(chunk: SealedChunk, offset: int, length: int) -> bytes:
 
 def repacked(toc: Toc, entry: Entry, sealed: bytes) -> SealedChunk:
     """A chunk of a pack as it is, to be put into another one: it is bound to no pack."""
-    return SealedChunk(entry.id, toc.kind, entry.epoch, entry.codec, entry.plain, sealed)
+    nonce, ciphertext = sealed[:NONCE_BYTES], sealed[NONCE_BYTES:]
+    return SealedChunk(entry.id, toc.kind, entry.epoch, entry.codec, entry.plain, nonce, ciphertext)
 
 
 def read_toc(name: str, size: int, get: Callable[[int, int], bytes], records: RecordSealer) -> Toc:

@@ -39,7 +39,8 @@ class SealedChunk:
         epoch: whose key sealed it.
         codec: how the plaintext was compressed.
         plain_length: bytes of the plaintext.
-        sealed: nonce, ciphertext, tag.
+        nonce: 24 bytes.
+        ciphertext: and its tag.
     """
 
     id: bytes
@@ -47,7 +48,18 @@ class SealedChunk:
     epoch: int
     codec: int
     plain_length: int
-    sealed: bytes
+    nonce: bytes
+    ciphertext: bytes
+
+    @property
+    def size(self) -> int:
+        """Bytes of ``sealed``."""
+        return NONCE_BYTES + len(self.ciphertext)
+
+    @property
+    def sealed(self) -> bytes:
+        """Nonce, ciphertext and tag, as a pack holds them; a copy."""
+        return self.nonce + self.ciphertext
 
 
 class ChunkSealer:
@@ -83,15 +95,15 @@ class ChunkSealer:
         aad = _aad(self._ring, kind, content_id, codec, length, epoch)
         hashed = b"" if codec is Codec.NONE else bytes(payload)  # no copy: a frame is bytes
         nonce = self._ring.nonce(aad, hashed)
-        sealed = nonce + self._ring.chunk_key(epoch).seal(nonce, payload, aad)
+        ciphertext = self._ring.chunk_key(epoch).seal(nonce, payload, aad)
         try:
-            self._open(self._proof, kind, content_id, codec, length, epoch, sealed, True)
+            self._open(self._proof, kind, content_id, codec, length, epoch, nonce, ciphertext, True)
         except IntegrityError as error:
             raise IntegrityError(
                 f"a chunk that was just sealed does not open to what was read: {error.message}",
                 next_step="test this machine's memory; nothing of this chunk was stored",
             ) from None
-        return SealedChunk(content_id, kind, epoch, codec, length, sealed)
+        return SealedChunk(content_id, kind, epoch, codec, length, nonce, ciphertext)
 
     def open(
         self,
@@ -119,9 +131,11 @@ class ChunkSealer:
         Raises:
             IntegrityError: names what is wrong.
         """
+        nonce, ciphertext = bytes(sealed[:NONCE_BYTES]), memoryview(sealed)[NONCE_BYTES:]
         try:
             return self._open(
-                self._ring, kind, content_id, codec, plain_length, epoch, sealed, check_id
+                *(self._ring, kind, content_id, codec, plain_length, epoch),
+                *(nonce, ciphertext, check_id),
             )
         except IntegrityError as error:
             raise IntegrityError(
@@ -148,12 +162,12 @@ class ChunkSealer:
         codec: int,
         length: int,
         epoch: int,
-        sealed: Data,
+        nonce: bytes,
+        ciphertext: Data,
         check_id: bool,
     ) -> bytes:
-        _check_bounds(codec, length, len(sealed))
+        _check_bounds(codec, length, len(nonce) + len(ciphertext))
         aad = _aad(ring, kind, content_id, codec, length, epoch)
-        nonce, ciphertext = bytes(sealed[:NONCE_BYTES]), memoryview(sealed)[NONCE_BYTES:]
         payload = ring.chunk_key(epoch).open(nonce, ciphertext, aad)
         data = self._unpacked(codec, payload, length)
         if check_id and ring.content_id(data) != content_id:

@@ -32,6 +32,7 @@ LINE = re.compile(
             "repository",
             [
                 "repository-seed",
+                "repository-cpu",
                 "repository-stored",
                 "repository-change",
                 "repository-compare",

@@ -167,6 +167,11 @@ class Disks:
             return
         self.operations.until_gone(lambda: self.find(name), f"disk {name}")
 
+    def let_go(self, name: str) -> None:
+        """Ask for the end of a disk that ``ensure`` just gave; waits for nothing."""
+        begin = self.clients.compute.disks.begin_delete
+        self.operations.begin(DELETE, partial(begin, self.spec.resource_group, name))
+
     def listed(self) -> "list[Disk]":
         """Every disk of the resource group, whoever's it is."""
         with azure_call(READ):

@@ -17,6 +17,7 @@ from connectors.azure.spec import AzureSpec, SecurityType
 from sealift.endpoints import Health, SourceVm
 from sealift.errors import (
     CredentialsError,
+    SealiftError,
     TargetDeniedError,
     TargetError,
     TransientError,
@@ -85,9 +86,28 @@ class Machines:
         machine = self.find(name)
         if machine is None:
             check_os_disk(vm)
-            self._create(name, seq, attempt, image_id, vm)
+            self._launch(name, seq, attempt, image_id, vm)
             machine = self._started(name)
         return str(machine.id)
+
+    def _launch(self, name: str, seq: int, attempt: int, image_id: str, vm: SourceVm) -> None:
+        """Make its parts and start it; of a refused one the parts are let go at once.
+
+        Not waited for, as the source stands still meanwhile; and by their names, as a list of
+        Resource Manager may not show yet what was just made.
+        """
+        parts: list[Callable[[], None]] = []
+        try:
+            self._create(name, seq, attempt, image_id, vm, parts)
+        except (CredentialsError, TargetDeniedError):
+            raise
+        except TargetError:
+            for let_go in parts:
+                try:
+                    let_go()
+                except SealiftError as error:
+                    log.info("a part of %s stays for now: %s", name, error.message)
+            raise
 
     def _started(self, name: str) -> "VirtualMachine":
         """The machine that was just started; whatever refuses to show it, there is one (I10)."""
@@ -101,12 +121,24 @@ class Machines:
                 f"machine {name} was started and is not shown: {error.message}", machine=name
             ) from None
 
-    def _create(self, name: str, seq: int, attempt: int, image_id: str, vm: SourceVm) -> None:
+    def _create(
+        self,
+        name: str,
+        seq: int,
+        attempt: int,
+        image_id: str,
+        vm: SourceVm,
+        parts: list[Callable[[], None]],
+    ) -> None:
         location = self.location()
         own = _own_tags(seq, attempt)
         size = self.sizes.pick(vm, location)
-        disks = self._disks(name, image_id, vm, location, own)
+        disks = []
+        for disk, document, tags in self._disks(name, image_id, vm, own):
+            disks.append(self.disks.ensure(disk, document, location, tags))
+            parts.append(partial(self.disks.let_go, disk))
         card = self.cards.ensure(f"{name}-nic", location, self.owner.tags(own))
+        parts.append(partial(self.cards.let_go, f"{name}-nic"))
         body: dict[str, Any] = {
             "location": location,
             "tags": self.owner.tags({**own, "Name": vm.name[:100]}),
@@ -160,17 +192,15 @@ class Machines:
             ) from error
 
     def _disks(
-        self, name: str, image_id: str, vm: SourceVm, location: str, own: Mapping[str, str]
-    ) -> list[str]:
-        """Ids of the managed disks, boot disk first, each a copy of what the image has of it."""
-        made = []
+        self, name: str, image_id: str, vm: SourceVm, own: Mapping[str, str]
+    ) -> Iterator[tuple[str, dict[str, Any], dict[str, str]]]:
+        """Name, document and tags of each disk, boot disk first: copies of what the image has."""
         creations = self.creations(image_id, vm)
         for number, (disk, creation) in enumerate(zip(vm.disks, creations, strict=True)):
             boot = boot_document(self.spec, vm, boots=number == 0)
             document = {**boot, "creationData": creation}
             tags = self.owner.tags({**own, names.DISK: disk.id})
-            made.append(self.disks.ensure(disk_name(name, number), document, location, tags))
-        return made
+            yield disk_name(name, number), document, tags
 
     def _document(self, size: str, disks: list[str], card: str) -> dict[str, Any]:
         """A specialized machine: no ``osProfile``, its boot disk attached as it is.

@@ -113,6 +113,11 @@ class Cards:
             return
         self.operations.until_gone(lambda: self.find(name), f"network card {name}")
 
+    def let_go(self, name: str) -> None:
+        """Ask for the end of a card that ``ensure`` just gave; waits for nothing."""
+        begin = self.clients.network.network_interfaces.begin_delete
+        self.operations.begin(DELETE, partial(begin, self.spec.resource_group, name))
+
     def listed(self) -> "list[NetworkInterface]":
         """Every card of the resource group, whoever's it is."""
         with azure_call(READ):

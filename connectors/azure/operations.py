@@ -84,6 +84,11 @@ class Operations:
             return answer.body if answer.status == 200 else None
         return None
 
+    def begin(self, action: str, start: Callable[..., Any]) -> None:
+        """Start an operation and wait for nothing; see ``run``."""
+        with azure_call(action):
+            start(polling=False, raw_response_hook=_Answer())
+
     def _poll(
         self,
         client: Any,

@@ -236,9 +236,23 @@ class Script:
         self.cancel = cancel
 
     def around(
-        self, port: str, name: str, effect: Callable[[], T], args: tuple[Any, ...] = ()
+        self,
+        port: str,
+        name: str,
+        effect: Callable[[], T],
+        args: tuple[Any, ...] = (),
+        earlier: Callable[[], T] | None = None,
     ) -> T:
-        """Let one call through, with its fault."""
+        """Let one call through, with its fault.
+
+        Args:
+            port: whose call it is.
+            name: of the call.
+            effect: the call.
+            args: of the call.
+            earlier: what a service may still answer that has not seen its newest changes; of
+                other questions it is what they were answered with before.
+        """
         with self._lock:
             if self._dead:
                 raise Killed
@@ -248,10 +262,15 @@ class Script:
         if self.on_call is not None:
             self.on_call(call)
         self._raise_persistent(call)
-        if fault is None:
-            result = self._answered(call, effect, args)
-        else:
+        if fault is Fault.STALE and earlier is not None:
+            self._fire(call, fault)
+            result = earlier()
+        elif fault is not None:
             result = self._disturbed(call, fault, effect, args)
+        else:
+            result = self._answered(call, effect, args)
+            if earlier is not None and earlier() != result:
+                self.stale.add(call.number)
         if self.kill_after == (port, name):
             self.kill_after = None
             self._die()

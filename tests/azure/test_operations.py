@@ -130,6 +130,43 @@ def test_a_quota_is_told_as_one(subscription: Subscription, target: AzureTarget)
         target.launch(1, 1, image, SOURCE)
 
 
+@pytest.mark.fault(25, 40)
+def test_parts_of_a_refused_machine_are_let_go(
+    subscription: Subscription, target: AzureTarget
+) -> None:
+    """They cost money, and a listing a moment later may not show what was just made."""
+    image = image_of(subscription, target)
+    subscription.fault(
+        FaultKind.API_ERROR, "VirtualMachines_CreateOrUpdate", status=409, code="SkuNotAvailable"
+    )
+    subscription.fault(FaultKind.API_ERROR, "NetworkInterfaces_Delete", status=409, code="Conflict")
+    with pytest.raises(TargetError, match="SkuNotAvailable"):
+        target.launch(1, 1, image, SOURCE)
+    assert not subscription.box.faults.unexercised()
+    subscription.clock.sleep(600.0)
+    left = [i.rpartition("/")[2] for i in target.owned() if i.startswith("/subscriptions/")]
+    assert left == [f"{target._owner.machine_name(1, 1)}-nic"], "what cannot go waits for a sweep"
+    machine = target.launch(1, 2, image, SOURCE)
+    assert target.health(machine).state == "ok"
+    target.sweep(frozenset())
+    assert target.owned() == []
+
+
+def test_a_strangers_card_is_not_among_the_parts(
+    subscription: Subscription, target: AzureTarget
+) -> None:
+    image = image_of(subscription, target)
+    name = f"{target._owner.machine_name(1, 1)}-nic"
+    stranger = subscription.target("stranger")
+    stranger._cards.ensure(name, subscription.box.location, stranger._owner.tags({}))
+    with pytest.raises(TargetError, match="taken by a network card"):
+        target.launch(1, 1, image, SOURCE)
+    subscription.clock.sleep(600.0)
+    assert [i for i in target.owned() if i.startswith("/subscriptions/")] == []
+    assert stranger._cards.find(name) is not None
+    stranger.sweep(frozenset())
+
+
 @pytest.mark.fault(23, 24)
 @pytest.mark.parametrize(
     ("kind", "error"),

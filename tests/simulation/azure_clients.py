@@ -21,7 +21,7 @@ from sealift.errors import (
     TargetError,
     ThrottledError,
 )
-from sealift.testing.faults import Script
+from sealift.testing.faults import Fault, Script
 from tests.simulation.azure_service import ACCOUNT, CONTAINER, AzureService, refusal
 
 T = TypeVar("T")
@@ -49,11 +49,19 @@ class Calls:
     def __init__(self, service: AzureService, script: Script) -> None:
         self.service, self.script = service, script
 
-    def __call__(self, name: str, effect: Callable[[], T]) -> T:
+    def __call__(
+        self, name: str, effect: Callable[[], T], earlier: Callable[[], T] | None = None
+    ) -> T:
+        fired = len(self.script.fired)
+        if earlier is not None and self.service.behind:
+            effect = earlier
         try:
-            return self.script.around("service", name, effect)
+            found = self.script.around("service", name, effect, earlier=earlier)
         except SealiftError as error:
             raise as_the_sdk(error) from None
+        if [fault for _, fault in self.script.fired[fired:]] == [Fault.STALE]:
+            self.service.fall_behind()
+        return found
 
 
 class BlobClient:
@@ -222,12 +230,28 @@ class Collection:
         self._calls, self._kind = calls, kind
 
     def get(self, group: str, name: str) -> Any:
-        find = self._calls.service.find
-        return self._calls(f"get_{self._kind}", lambda: _shown(find(self._kind, name)))
+        service = self._calls.service
+        found = self._calls(
+            f"get_{self._kind}",
+            lambda: self._looked_up(name),
+            lambda: _shown(service.earlier(self._kind, name)),
+        )
+        if found is None:
+            raise refusal(404, "ResourceNotFound")
+        return found
+
+    def _looked_up(self, name: str) -> Any:
+        service = self._calls.service
+        service.settle()
+        return _shown(service.resources.get((self._kind, name)))
 
     def list(self, group: str) -> list[Any]:
-        each = self._calls.service.each
-        return self._calls(f"list_{self._kind}s", lambda: [_shown(one) for one in each(self._kind)])
+        service = self._calls.service
+        return self._calls(
+            f"list_{self._kind}s",
+            lambda: [_shown(one) for one in service.each(self._kind)],
+            lambda: [_shown(one) for one in service.each_earlier(self._kind)],
+        )
 
     list_by_resource_group = list
 
@@ -265,6 +289,9 @@ class Collection:
 
 
 def _shown(one: Any) -> Any:
+    """As the SDK shows a resource; None of none."""
+    if one is None:
+        return None
     properties = SimpleNamespace(
         provisioning_state=one.state, disk_state="Attached" if one.machine else "Unattached"
     )

@@ -6,7 +6,7 @@ whole migration runs in one thread on a virtual clock, thousands of times.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,6 +19,9 @@ from sealift.testing.clock import VirtualClock
 
 OPERATION_SECONDS = 0.5
 """Of an operation or a copy; asked after a second (``Retry-After``) it has ended."""
+STALE_SECONDS = 60.0
+"""How long Resource Manager may answer as before a change: less than the connector allows for.
+"Troubleshoot resource not found errors": a new resource reaches all its regions after a while."""
 ACCOUNT = "https://account.blob.core.windows.net"
 CONTAINER = "sealift"
 GROUP = "/subscriptions/s/resourceGroups/g"
@@ -97,7 +100,9 @@ class AzureService:
 
     Attributes:
         changes: counts everything that happens.
+        past: each resource as it was until some moment, in the order of these.
         sealed: points by number and disk, as they became visible.
+        stale_until: till then Resource Manager answers from a region that lags behind.
         next_power: of machines that are made from now on.
         no_capacity: new machines are refused.
     """
@@ -107,8 +112,10 @@ class AzureService:
     resources: dict[tuple[str, str], Resource] = field(default_factory=dict)
     operations: list[Operation] = field(default_factory=list)
     sealed: dict[int, dict[str, str]] = field(default_factory=dict)
+    past: dict[tuple[str, str], list[tuple[float, Resource | None]]] = field(default_factory=dict)
     changes: int = 0
     numbers: int = 0
+    stale_until: float = 0.0
     next_power: str = "running"
     no_capacity: bool = False
 
@@ -124,12 +131,21 @@ class AzureService:
             if one.gone_at is not None and now >= one.gone_at:
                 self._remove(key)
             elif one.state == "creating" and now >= one.ready_at:
+                self._note(key)
                 one.state = "succeeded"
                 self.changes += 1
+
+    def _note(self, key: tuple[str, str]) -> None:
+        """Remember a resource that is about to change, or its absence."""
+        there, now = self.resources.get(key), self.clock.monotonic()
+        kept = [one for one in self.past.get(key, []) if one[0] > now - STALE_SECONDS]
+        self.past[key] = [*kept, (now, replace(there) if there else None)]
 
     def _remove(self, key: tuple[str, str]) -> None:
         """With what has deleteOption Delete ("Delete a VM and attached resources")."""
         self.changes += 1
+        for one in (key, *self.resources[key].parts):
+            self._note(one)
         gone = self.resources.pop(key)
         for part in gone.parts:
             self.resources.pop(part, None)
@@ -269,6 +285,29 @@ class AzureService:
         self.settle()
         return (one for (of, _), one in list(self.resources.items()) if of == kind)
 
+    def fall_behind(self) -> None:
+        """From now on, for a while, answers come from a region that lags behind."""
+        self.stale_until = self.clock.monotonic() + STALE_SECONDS
+
+    @property
+    def behind(self) -> bool:
+        """Whether they do."""
+        return self.clock.monotonic() < self.stale_until
+
+    def earlier(self, kind: str, name: str) -> Resource | None:
+        """What a region that lags behind says of one: as it was a while ago."""
+        then = self.clock.monotonic() - STALE_SECONDS
+        for until, one in self.past.get((kind, name), []):
+            if until > then:
+                return one
+        return self.resources.get((kind, name))
+
+    def each_earlier(self, kind: str) -> list[Resource]:
+        """What such a region lists."""
+        names = {name for of, name in (*self.resources, *self.past) if of == kind}
+        found = (self.earlier(kind, name) for name in sorted(names))
+        return [one for one in found if one is not None]
+
     def accept(self, about: tuple[str, str]) -> int:
         """The number of the operation that was begun."""
         self.changes += 1
@@ -276,8 +315,14 @@ class AzureService:
         return len(self.operations) - 1
 
     def make(self, kind: str, name: str, body: dict[str, Any]) -> int:
-        """PUT of a resource: what is there already is left as it is."""
+        """PUT of a resource: what is there already is left as it is.
+
+        "Troubleshoot common Azure deployment errors", Conflict: not while it is being made.
+        """
         self.settle()
+        there = self.resources.get((kind, name))
+        if there is not None and there.state == "creating":
+            raise refusal(409, "Conflict")
         if (kind, name) not in self.resources:
             made = Resource(kind, name, body["tags"], self.clock.monotonic() + OPERATION_SECONDS)
             rules: dict[str, Callable[[Resource, dict[str, Any]], None]] = {
@@ -286,6 +331,7 @@ class AzureService:
             }
             if kind in rules:
                 rules[kind](made, body["properties"])
+            self._note((kind, name))
             self.resources[kind, name] = made
         return self.accept((kind, name))
 
@@ -318,6 +364,7 @@ class AzureService:
             if there.machine:
                 raise refusal(409, "AttachDiskWhileBeingDetached")
         for part in parts:
+            self._note(part)
             self.resources[part].machine = machine.name
         machine.parts, machine.power = tuple(parts), self.next_power
 
@@ -344,5 +391,6 @@ class AzureService:
         operation.failed = True
         made = self.resources.get(operation.about)
         if made is not None and made.gone_at is None:
+            self._note(operation.about)
             made.state = "failed"
         self.changes += 1

@@ -1,6 +1,6 @@
 """Bugs for the sweep to find: one line of the engine changed each, as somebody might write it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,7 +22,10 @@ from sealift.migrator import Migrator
 from sealift.ports import DiskOrder, MigrationPolicy, ReplicaPorts
 from sealift.rounds import Rounds
 from sealift.testing.faults import Fault
-from sealift.testing.simulation import History
+from sealift.testing.model import Violation
+from sealift.testing.scenario import Scenario
+from sealift.testing.simulation import Case, History, Recorded, record
+from sealift.testing.sweep import Found, case_of, run
 
 KILLS = (Fault.KILL_BEFORE, Fault.KILL_AFTER)
 Patch = pytest.MonkeyPatch
@@ -49,6 +52,32 @@ class Bug:
         with pytest.MonkeyPatch.context() as patch:
             self.plant(patch)
             yield
+
+
+Cases = Callable[[History, int], Iterable[tuple[Case, Recorded]]]
+
+
+def search(
+    bug: Bug, seeds: Iterable[int], cases: Cases, scenario: type[Scenario] = Scenario
+) -> Found | None:
+    """The first case that shows it; over more worlds when the first does not.
+
+    Args:
+        bug: planted.
+        seeds: of the worlds.
+        cases: the sweep of a history.
+        scenario: the kind of world.
+    """
+    for seed in seeds:
+        undisturbed = case_of(bug.history, seed, scenario)
+        try:
+            record(undisturbed)
+        except Violation as violation:
+            return Found(undisturbed, violation)
+        for case, recorded in cases(bug.history, seed):
+            if case.faults[0][1] in bug.kinds and (found := run(case, recorded)):
+                return found
+    return None
 
 
 def _checkpoint_too_early(patch: Patch) -> None:

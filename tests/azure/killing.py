@@ -8,7 +8,7 @@ import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from azure.core.pipeline.transport import RequestsTransport
 
@@ -81,9 +81,14 @@ class _Sender:
 
 
 class WatchedClients(AzureClients):
-    """Clients whose every call passes under the blade."""
+    """Clients whose every call passes under the blade; the credential is not theirs to close."""
 
     blade: Blade
+    shared: Any
+
+    @property
+    def credential(self) -> Any:
+        return self.shared
 
     def _transport(self, concurrency: int) -> RequestsTransport:
         made = super()._transport(concurrency)
@@ -107,10 +112,19 @@ class Mortal:
     def __init__(self, subscription: Subscription, name: str, blade: Blade) -> None:
         self._subscription = subscription
         self.name = name
-        self._credential = subscription.clients.credential
         self.clients = WatchedClients(subscription.spec)
         self.clients.blade = blade
-        self.clients._made["credential"] = self._credential
+        self.clients.shared = subscription.clients.credential
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """As the end of a process closes what it has open; the next one opens it anew."""
+        self.clients.close()
 
     def target(self) -> AzureTarget:
         return AzureTarget(
@@ -123,6 +137,7 @@ class Mortal:
     def step(self, work: Callable[[AzureTarget], T]) -> T:
         """The step's answer; done twice when the first was killed."""
         retry = self._subscription.retrier()
-        with contextlib.suppress(Killed):
+        with contextlib.suppress(Killed), self:
             return retry.call(lambda: work(self.target()))
-        return retry.call(lambda: work(self.target()))
+        with self:
+            return retry.call(lambda: work(self.target()))

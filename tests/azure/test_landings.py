@@ -134,7 +134,8 @@ def landed_alone(subscription: Subscription, name: str, disk_id: str) -> bool:
 def test_a_restore_killed_at_every_call(subscription: Subscription, evidence: Evidence) -> None:
     undisturbed = Blade()
     name = named()
-    disk_id = restored(Mortal(subscription, name, undisturbed).target(), BOOT)
+    with Mortal(subscription, name, undisturbed) as mortal:
+        disk_id = restored(mortal.target(), BOOT)
     assert landed_alone(subscription, name, disk_id)
     kills = [(n, False) for n in range(1, len(undisturbed.changes) + 1)]
     kills += [(n, True) for n, changes in enumerate(undisturbed.changes, 1) if changes]

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 from collections.abc import Callable
+from contextlib import closing
 
 import pytest
 
@@ -264,7 +265,8 @@ def test_preflight_finds_what_is_too_large(subscription: Subscription, target: A
 def test_preflight_finds_a_wrong_plan(subscription: Subscription, target: AzureTarget) -> None:
     def found(**changes: object) -> dict[str, str]:
         spec = dataclasses.replace(subscription.spec, **changes)  # type: ignore[arg-type]
-        return failing(AzureTarget(spec, "wrong", subscription.clock, clients=None), SOURCE)
+        with closing(AzureTarget(spec, "wrong", subscription.clock)) as wrong:
+            return failing(wrong, SOURCE)
 
     assert set(found(vm_size="Standard_Nonsense")) == {"size", "vCPU quota"}
     assert set(found(subnet_id="/subscriptions/x")) == {"subnet"}

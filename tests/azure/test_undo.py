@@ -216,15 +216,16 @@ def test_a_cutover_killed_after_any_call_is_undone(
 ) -> None:
     undisturbed = Blade()
     move = Move(subscription).prepared()
-    move.process(Mortal(subscription, move.name, undisturbed).target()).cutover()
+    with Mortal(subscription, move.name, undisturbed) as mortal:
+        move.process(mortal.target()).cutover()
     move.clear()
     numbers = [number for number, changes in enumerate(undisturbed.changes, 1) if changes]
     undone = 0
     for number in numbers:
         move = Move(subscription).prepared()
         blade = Blade(number, after=True)
-        with pytest.raises(Killed):
-            move.process(Mortal(subscription, move.name, blade).target()).cutover()
+        with Mortal(subscription, move.name, blade) as mortal, pytest.raises(Killed):
+            move.process(mortal.target()).cutover()
         if move.process().state.phase is not Phase.CUT_OVER:
             undone += 1
             move.process().undo()

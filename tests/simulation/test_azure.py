@@ -9,6 +9,7 @@ the cloud port itself are those of ``test_sweep``.
 
 from collections import Counter
 from collections.abc import Container, Iterator
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -21,8 +22,8 @@ from connectors.azure.names import Owner
 from connectors.azure.page_writer import PageBlobWriter
 from connectors.azure.staging import Staging
 from sealift.testing.faults import WORLD, Fault
-from sealift.testing.simulation import Case, History, Recorded, record
-from sealift.testing.sweep import case_of, run, single_faults
+from sealift.testing.simulation import Case, History, Recorded, Simulation, record
+from sealift.testing.sweep import calls_of_interest, case_of, run, single_faults
 from tests.conftest import Evidence
 from tests.simulation.azure_world import AzureScenario, small_pages
 from tests.simulation.planted import KILLS, Bug, Patch, search
@@ -114,6 +115,33 @@ def test_the_sweep_was_whole() -> None:
     assert wanted <= set(WHOLE.kinds)
     assert WHOLE.cases >= 3000
     assert WHOLE.calls >= {"copy_blob", "clear_pages", "make_card", "delete_machine", "get_blob"}
+
+
+def lagging_after(history: History) -> Iterator[tuple[Case, Recorded]]:
+    """Something is made, its answer is lost or its asker killed, and then it is not shown."""
+    case = case_of(history, SEED, AzureScenario)
+    recorded = record(case)
+    for number in calls_of_interest(history, recorded):
+        if recorded.calls[number - 1].name.startswith("make_"):
+            for fault in (Fault.FAIL_AFTER, Fault.KILL_AFTER):
+                for later in (1, 2, 4, 8):
+                    faults = ((number, fault), (number + later, Fault.STALE))
+                    yield replace(case, faults=faults), recorded
+
+
+@pytest.mark.slow
+@pytest.mark.fault(1, 19, 40)
+def test_what_was_made_unanswered_is_not_shown_either(evidence: Evidence) -> None:
+    cases = lagged = 0
+    for history in (History.FORWARD, History.BACK, History.UNDO):
+        for case, recorded in lagging_after(history):
+            simulation = Simulation(case, recorded)
+            simulation.run()
+            cases += 1
+            fired = simulation.script.fired
+            lagged += (Fault.STALE, "service") in [(fault, call.port) for call, fault in fired]
+    evidence("azure lost answers before a lagging region", f"{cases}, lagged: {lagged}")
+    assert lagged > cases / 4
 
 
 # ---------------------------------------------------------------------- bugs planted on purpose

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-from flows.one_shot import refuse_one_shot
+from flows.one_shot import MOVED_AT_ONCE, refuse_one_shot
 from sealift.config import MigrationPlan
 from sealift.config_load import AnyPlan
 
@@ -45,7 +45,7 @@ def deployments(plan: AnyPlan, cron: str | None) -> "Sequence[RunnerDeployment]"
     if isinstance(plan, MigrationPlan):
         from flows import migrating
 
-        refuse_one_shot(plan.target, "a migration")
+        refuse_one_shot(plan.target, "a migration that is served", MOVED_AT_ONCE)
         crons = {name: cron if name == "replicate" else None for name in NAMES}
         return [_deployed(getattr(migrating, name), plan, when) for name, when in crons.items()]
     from flows import replicating

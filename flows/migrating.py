@@ -21,7 +21,7 @@ from flows.caller import Caller, caller
 from flows.checks import failed_checks, preflight_checks
 from flows.guardian import Guardian
 from flows.hooks import settle
-from flows.one_shot import refuse_one_shot
+from flows.one_shot import MOVED_AT_ONCE, refuse_one_shot
 from flows.sent_disks import disks_of
 from flows.session import Run, Session, session
 from flows.tasks import TaskedMigrator
@@ -111,7 +111,7 @@ def preflight(plan: MigrationPlan) -> None:
 )
 def replicate(plan: MigrationPlan, slot: Slot = None) -> None:
     """One round: afterwards the target has a new durable point."""
-    refuse_one_shot(plan.target, "replicate")
+    refuse_one_shot(plan.target, "replicate", MOVED_AT_ONCE)
 
     def body(run: Session) -> None:
         run.migrator.replicate()
@@ -128,7 +128,7 @@ def replicate(plan: MigrationPlan, slot: Slot = None) -> None:
 )
 def migrate(plan: MigrationPlan, slot: Slot = None) -> None:
     """Rounds until the forecast of the final sync fits the budget, then hold."""
-    refuse_one_shot(plan.target, "migrate")
+    refuse_one_shot(plan.target, "migrate", MOVED_AT_ONCE)
 
     def body(run: Session) -> None:
         run.migrator.converge()
@@ -147,7 +147,8 @@ def cutover(
     plan: MigrationPlan, confirm: Typed = "", rounds: Rounds = True, slot: Slot = None
 ) -> None:
     """Move the machine. Any failure, and a cancelled run, puts the source back to work."""
-    refuse_one_shot(plan.target, "cutover")
+    if rounds:
+        refuse_one_shot(plan.target, "a cutover with rounds", MOVED_AT_ONCE)
 
     def body(run: Session) -> None:
         if rounds and run.migrator.rounds_come_first:

@@ -1,7 +1,7 @@
 """A planned failover as commands and flows run it: what can be done before, then the handover."""
 
 from flows.guardian import Guardian
-from flows.one_shot import refuse_one_shot
+from flows.one_shot import FROM_A_POINT, refuse_one_shot
 from flows.replica_session import FailingOver
 from sealift.config_repository import ReplicationPlan
 from sealift.migration import Migration
@@ -15,7 +15,7 @@ def moved(plan: ReplicationPlan, opened: FailingOver, approve: Approve | None) -
         ConfigError: the account takes each disk once; nothing was done.
         SealiftError: it failed; unless the error says otherwise the source runs again.
     """
-    refuse_one_shot(plan.target, "a planned failover")
+    refuse_one_shot(plan.target, "a planned failover", FROM_A_POINT)
     failover = opened.failover
     if failover.rounds_come_first:
         failover.prepare()

@@ -4,31 +4,37 @@ from sealift.config import Target
 from sealift.endpoints import Check
 from sealift.errors import ConfigError
 
-_WHY = "target.azure.method: upload writes a disk once and takes no changes after that"
-_STEP = "set target.azure.method to staging; upload is for failover and restore of a point"
+_UPLOAD = "target.azure.method: upload"
+_ROUNDS = "set target.azure.method to staging"
+MOVED_AT_ONCE = (
+    f"{_ROUNDS}; or move the machine while it stands still for the whole copy: "
+    "sealift cutover --no-rounds"
+)
+"""What may be done about a migration."""
+FROM_A_POINT = f"{_ROUNDS}; with upload, stop the machine and start a point of it: sealift failover"
+"""What may be done about a planned failover."""
 
 
-def refuse_one_shot(target: Target | None, what: str) -> None:
+def refuse_one_shot(target: Target | None, what: str, next_step: str) -> None:
     """Raise before anything is taken from the source, for every later round would be refused.
 
     Args:
         target: of the plan.
         what: that takes rounds, as people say it.
+        next_step: what to do instead.
 
     Raises:
-        ConfigError: the target's method is a one-shot one.
+        ConfigError: each disk is taken once there.
     """
-    if is_one_shot(target):
-        raise ConfigError(f"{what} takes rounds, and {_WHY}", next_step=_STEP)
+    if target is not None and target.one_shot:
+        raise ConfigError(
+            f"{what} takes rounds, and {_UPLOAD} takes each disk once", next_step=next_step
+        )
 
 
-def is_one_shot(target: Target | None) -> bool:
-    """Whether a disk is written once there."""
-    return target is not None and target.azure is not None and target.azure.method == "upload"
-
-
-def rounds_row(target: Target | None) -> list[Check]:
-    """The failed row of a migration's preflight; none where rounds are taken."""
-    if not is_one_shot(target):
+def rounds_row(target: Target) -> list[Check]:
+    """What a migration's preflight says of it; nothing where rounds are taken."""
+    if not target.one_shot:
         return []
-    return [Check("method", ok=False, found=_WHY, next_step=_STEP, error=ConfigError)]
+    found = "upload: each disk is taken once, while the machine stands still"
+    return [Check("method", ok=True, found=found, next_step=MOVED_AT_ONCE)]

@@ -78,6 +78,11 @@ class Target(PlanModel):
                 raise ValueError(f"set exactly one of aws, azure{both}")
         return given
 
+    @property
+    def one_shot(self) -> bool:
+        """Whether each disk is taken as a whole, and once."""
+        return self.azure is not None and self.azure.method == "upload"
+
 
 class StopPlan(PlanModel):
     """How a cutover stops the source."""
@@ -241,6 +246,7 @@ class MigrationPlan(PlanModel):
             health_timeout_seconds=p.health_timeout,
             verify_blocks=p.verify,
             audit_blocks=p.audit,
+            one_shot=self.target.one_shot,
         )
 
     def state_directory(self, state_home: Path) -> Path:

@@ -95,8 +95,8 @@ class AzurePlan(PlanModel):
     method: Literal["staging", "upload"] = Field(
         default="staging",
         description="How disks get there: staging keeps a page blob per disk and sends what "
-        "changed in rounds; upload writes once into a managed disk, for failover and restore of a "
-        "point: a migration or a planned failover is refused",
+        "changed in rounds; upload writes once into a managed disk: for failover and restore of a "
+        "point, and for cutover --no-rounds, with the machine standing still for the whole copy",
     )
     tags: Annotated[dict[Text, str], CommaPairs] = Field(
         default_factory=dict,

@@ -33,6 +33,7 @@ class Reason(Enum):
     BASE_GONE = "the last snapshot is gone from the target"
     BASE_UNPROVEN = "the last snapshot could not be proven to hold what was sent"
     TRACKING_WRONG = "the hypervisor called a block unchanged that had changed"
+    TAKEN_WHOLE = "the target takes each disk as a whole, and once"
 
 
 class LossPolicy(Enum):
@@ -95,6 +96,7 @@ class Evidence:
         volume_size: bytes of the volume that the disk needs now.
         tracking: our bitmaps of this disk; no point may be open.
         first: whether the whole VM has no durable point yet.
+        whole: whether nothing can be built on what the target has.
     """
 
     disk: VmDisk
@@ -104,6 +106,7 @@ class Evidence:
     volume_size: int
     tracking: Sequence[Tracking]
     first: bool
+    whole: bool = False
 
 
 def decide(evidence: Evidence, policy: LossPolicy) -> Lineage:
@@ -116,6 +119,8 @@ def decide(evidence: Evidence, policy: LossPolicy) -> Lineage:
     if base is None:
         reason = Reason.FIRST_SYNC if evidence.first else Reason.NEW_DISK
         return Lineage(disk.id, Mode.FULL, reason, None, None)
+    if evidence.whole:
+        return Lineage(disk.id, Mode.FULL, Reason.TAKEN_WHOLE, None, None)
     reason = _reason(evidence, base)
     if reason is Reason.TRACKED:
         return Lineage(disk.id, Mode.INCREMENTAL, reason, base.seq, base.snapshot)

@@ -14,6 +14,7 @@ from sealift.convergence import (
     throttle_rate,
 )
 from sealift.cutover import SOURCE_RUNS, TARGET_RUNS, CutoverSteps
+from sealift.endpoints import SourceVm
 from sealift.errors import (
     LocalStateError,
     SealiftError,
@@ -73,14 +74,28 @@ class Migrator(Replicator[Ports]):
     @property
     def rounds_come_first(self) -> bool:
         """Whether rounds may run before a cutover: none is under way or committed."""
-        return self.state.phase not in (Phase.CUTTING_OVER, Phase.CUT_OVER)
+        over = self.state.phase in (Phase.CUTTING_OVER, Phase.CUT_OVER)
+        return not over and not self._ports.policy.one_shot
 
     # ------------------------------------------------------------------ verbs
 
+    def replicate(self) -> Migration:
+        """See ``Replicator.replicate``.
+
+        Raises:
+            UsageError: the target takes each disk once, and that is the cutover's.
+        """
+        if self._ports.policy.one_shot:
+            raise UsageError(
+                "the target takes each disk once: there are no rounds before the cutover",
+                next_step="sealift cutover --no-rounds moves the machine while it stands still",
+            )
+        return super().replicate()
+
     def forecast(self) -> Forecast | None:
-        """What a final sync would cost if it started now; None before the first round."""
+        """What a final sync would cost if it started now; None where no round can tell."""
         history = self.state.history
-        if not history:
+        if not history or self._ports.policy.one_shot:
             return None
         # a resumed round did only a part of its work in the time that is known of it
         whole = [r for r in history if not r.resumed_bytes] or history
@@ -190,11 +205,8 @@ class Migrator(Replicator[Ports]):
             ) from error
 
     def _gates(self, approve: Approve | None) -> None:
-        if not self.state.bases or self.state.vm is None:
-            raise UsageError(
-                "nothing is replicated yet", next_step="run replicate or migrate first"
-            )
-        for check in self._retry.call(partial(self._ports.target.preflight, self.state.vm)):
+        vm = self._to_be_moved()
+        for check in self._retry.call(partial(self._ports.target.preflight, vm)):
             if not check.ok:
                 raise TargetError(f"{check.name}: {check.found}", next_step=check.next_step)
         now = self.forecast()
@@ -203,6 +215,16 @@ class Migrator(Replicator[Ports]):
             raise UsageError("the cutover was not approved", next_step="replication can go on")
         seconds = now.final_seconds if now else 0.0
         self._ledger.record(lambda m: cutover_begun(m, seconds))
+
+    def _to_be_moved(self) -> SourceVm:
+        """The machine of the newest point; in one shot there is none yet."""
+        if self._ports.policy.one_shot:
+            return self._retry.call(self._ports.hypervisor.describe)
+        if not self.state.bases or self.state.vm is None:
+            raise UsageError(
+                "nothing is replicated yet", next_step="run replicate or migrate first"
+            )
+        return self.state.vm
 
     def _check_budget(self, now: Forecast | None) -> None:
         policy = self._ports.policy.convergence

@@ -137,6 +137,8 @@ class MigrationPolicy:
             then the final round compares every block that it would leave out, too.
         audit_blocks: blocks per disk and round that are compared although the hypervisor
             calls them unchanged; None = all.
+        one_shot: the target takes each disk as a whole, and once: the only round is that of a
+            cutover, with the source standing still.
     """
 
     on_tracking_loss: LossPolicy = LossPolicy.COMPARE
@@ -147,6 +149,7 @@ class MigrationPolicy:
     health_interval_seconds: float = 5.0
     verify_blocks: int | None = 64
     audit_blocks: int | None = 16
+    one_shot: bool = False
 
     def audited(self, *, final: bool) -> int | None:
         """How many unchanged blocks of a disk a round compares; None = all."""

@@ -83,7 +83,8 @@ class Rounds:
             complete = base is not None and self._complete(base.snapshot)
             ours = [t for t in tracking if t.disk_id == disk.id]
             size = target.volume_size(disk.size)
-            found.append(Evidence(disk, vm.boot_id, base, complete, size, ours, not m.bases))
+            whole = self._ports.policy.one_shot
+            found.append(Evidence(disk, vm.boot_id, base, complete, size, ours, not m.bases, whole))
         return found
 
     def _complete(self, ref: SnapshotRef) -> bool:

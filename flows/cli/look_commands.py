@@ -76,9 +76,8 @@ def preflight(output: Output, plan: MigrationPlan) -> None:
         output.table("preflight", ("", "check", "found", "what to do"), rows)
         failed_checks(checks)
     text = f"all {len(checks)} checks passed"
-    output.summary(
-        ChecksPassed(command="preflight", text=text, next="sealift migrate", checks=len(checks))
-    )
+    step = "sealift cutover --no-rounds" if plan.target.one_shot else "sealift migrate"
+    output.summary(ChecksPassed(command="preflight", text=text, next=step, checks=len(checks)))
 
 
 def plan_round(output: Output, plan: MigrationPlan) -> None:

@@ -14,7 +14,7 @@ from flows.cli.shown import show_evidence, show_rounds
 from flows.cli.summaries import CutOver, Ran
 from flows.guardian import Guardian
 from flows.next_steps import after_stop, next_command
-from flows.one_shot import refuse_one_shot
+from flows.one_shot import MOVED_AT_ONCE, refuse_one_shot
 from flows.session import Run, Session, session
 from flows.stop_signals import StopSignals
 from sealift.cancel import CancelToken
@@ -23,6 +23,8 @@ from sealift.errors import StoppedError, UsageError
 from sealift.migration import Migration, Phase
 from sealift.migrator import Approve, CutoverForecast
 from sealift.units import format_duration, format_size
+
+_UNKNOWN = "no forecast: each disk is copied as a whole while the machine stands still"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,7 @@ class CutoverChoice:
 
 def replicate(output: Output, plan: MigrationPlan, *, prefect: bool) -> None:
     """One round."""
-    refuse_one_shot(plan.target, "replicate")
+    refuse_one_shot(plan.target, "replicate", MOVED_AT_ONCE)
     if prefect:
         m = run_flow(output, lambda: _flows().replicate(plan), CancelToken())
     else:
@@ -48,7 +50,7 @@ def replicate(output: Output, plan: MigrationPlan, *, prefect: bool) -> None:
 
 def migrate(output: Output, plan: MigrationPlan, *, prefect: bool) -> None:
     """Rounds until the forecast fits, then hold."""
-    refuse_one_shot(plan.target, "migrate")
+    refuse_one_shot(plan.target, "migrate", MOVED_AT_ONCE)
     if prefect:
         m = run_flow(output, lambda: _flows().migrate(plan), CancelToken())
     else:
@@ -64,7 +66,8 @@ def cutover(output: Output, plan: MigrationPlan, choice: CutoverChoice, *, prefe
     if choice.undo:
         _undo(output, plan)
         return
-    refuse_one_shot(plan.target, "cutover")
+    if choice.rounds:
+        refuse_one_shot(plan.target, "a cutover with rounds", MOVED_AT_ONCE)
     if not choice.yes and not output.can_ask:
         raise UsageError(
             "a cutover stops the machine; nobody can confirm it here",
@@ -141,7 +144,7 @@ def _flows() -> ModuleType:
 
 def _approval(output: Output, cancel: CancelToken) -> Approve:
     def approve(asked: CutoverForecast) -> bool:
-        text = asked.forecast.text if asked.forecast else "no forecast"
+        text = asked.forecast.text if asked.forecast else _UNKNOWN
         _confirm(
             output, cancel, asked.vm_name, f"{text}\nthe machine {asked.vm_name} will be stopped"
         )

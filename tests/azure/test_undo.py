@@ -65,6 +65,9 @@ class Move:
     def target(self) -> AzureTarget:
         return self.subscription.target(self.name)
 
+    def policy(self) -> MigrationPolicy:
+        return MigrationPolicy(stop=StopPolicy(shutdown=False), verify_blocks=2)
+
     def process(self, target: AzureTarget | None = None) -> Migrator:
         """What a command opens; nothing but state folder, source and cloud is shared."""
         cancel = CancelToken()
@@ -75,8 +78,7 @@ class Move:
             retry=RetryPolicy(0.1, 1.0, 30.0),
             rng=random.Random(1),
         )
-        policy = MigrationPolicy(stop=StopPolicy(shutdown=False), verify_blocks=2)
-        ports = Ports(self.source, target or self.target(), self.store, context, policy)
+        ports = Ports(self.source, target or self.target(), self.store, context, self.policy())
         return Migrator.open(ports, self.name)
 
     def prepared(self) -> "Move":

@@ -9,7 +9,8 @@ from flows.cli.config_commands import TARGETS
 from flows.deployments import deployments
 from sealift.config import MigrationPlan
 from sealift.config_load import load_plan, load_replication
-from sealift.errors import ConfigError
+from sealift.errors import ConfigError, TargetError
+from sealift.testing.world import running_machines
 from tests.cli.conftest import World
 from tests.cli.repository_world import must, write_plan
 
@@ -28,7 +29,6 @@ ROUNDS = [
     ("replicate",),
     ("migrate",),
     ("cutover", "--yes"),
-    ("cutover", "--no-rounds", "--yes"),
 ]
 
 
@@ -49,7 +49,7 @@ def test_rounds_are_refused_before_anybody_asks_the_source(
     code, lines = one_shot.lines(*words)
     assert code == ConfigError.exit_code
     assert lines[-1]["code"] == "config"
-    assert "upload writes a disk once" in lines[-1]["message"]
+    assert "upload takes each disk once" in lines[-1]["message"]
     assert "method to staging" in lines[-1]["next"]
     assert one_shot.opened == 0
     assert one_shot.cloud.owned() == []
@@ -66,16 +66,36 @@ def test_flows_refuse_them_too(one_shot: World, name: str) -> None:
 
 
 def test_nothing_is_served_that_would_be_refused_every_time(one_shot: World) -> None:
-    with pytest.raises(ConfigError, match="a migration takes rounds"):
+    with pytest.raises(ConfigError, match="a migration that is served"):
         deployments(loaded(one_shot), None)
 
 
-def test_preflight_says_so_beside_all_else(one_shot: World) -> None:
+def test_preflight_says_what_the_method_means(one_shot: World) -> None:
     code, lines = one_shot.lines("preflight")
-    assert code == ConfigError.exit_code
+    assert code == 0
     rows = {line["name"]: line for line in lines if line["type"] == "check"}
-    assert [name for name, row in rows.items() if not row["ok"]] == ["method"]
-    assert "staging" in rows["method"]["next"]
+    assert "stands still" in rows["method"]["found"]
+    assert "cutover --no-rounds" in rows["method"]["next"]
+    assert lines[-1]["next"].startswith("sealift cutover --no-rounds")
+
+
+def test_a_machine_moves_in_one_copy(one_shot: World) -> None:
+    """A launch that is refused puts the source back; the next cutover sends everything anew."""
+    one_shot.cloud.fail_launch = True
+    code, lines = one_shot.lines("cutover", "--no-rounds", "--yes")
+    assert code == TargetError.exit_code
+    assert one_shot.hypervisor.running
+    one_shot.cloud.fail_launch = False
+    one_shot.hypervisor.guest_write("vda", 5000, b"late")
+    code, lines = one_shot.lines("cutover", "--no-rounds", "--yes")
+    assert code == 0, lines[-1]
+    assert lines[-1]["phase"] == "cut-over"
+    assert running_machines(one_shot.hypervisor, one_shot.cloud) == 1
+    (instance,) = one_shot.cloud.instances.values()
+    for disk, content in one_shot.hypervisor.disks.items():
+        assert instance.disks[disk][: len(content)] == content
+    rounds = [line for line in lines if line["type"] == "round"]
+    assert {disk["mode"] for line in rounds for disk in line["disks"]} == {"full"}
 
 
 def test_what_was_begun_in_rounds_can_still_be_given_up(world: World) -> None:

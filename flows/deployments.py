@@ -43,9 +43,9 @@ def deployments(plan: AnyPlan, cron: str | None) -> "Sequence[RunnerDeployment]"
         ConfigError: it is a migration to where nothing is written twice.
     """
     if isinstance(plan, MigrationPlan):
+        refuse_one_shot(plan.target, "a migration that is served", MOVED_AT_ONCE)
         from flows import migrating
 
-        refuse_one_shot(plan.target, "a migration that is served", MOVED_AT_ONCE)
         crons = {name: cron if name == "replicate" else None for name in NAMES}
         return [_deployed(getattr(migrating, name), plan, when) for name, when in crons.items()]
     from flows import replicating

@@ -21,7 +21,7 @@ from flows.caller import Caller, caller
 from flows.checks import failed_checks, preflight_checks
 from flows.guardian import Guardian
 from flows.hooks import settle
-from flows.one_shot import MOVED_AT_ONCE, refuse_one_shot
+from flows.one_shot import MOVED_AT_ONCE, refuse_one_shot, refuse_rounds
 from flows.sent_disks import disks_of
 from flows.session import Run, Session, session
 from flows.tasks import TaskedMigrator
@@ -147,10 +147,10 @@ def cutover(
     plan: MigrationPlan, confirm: Typed = "", rounds: Rounds = True, slot: Slot = None
 ) -> None:
     """Move the machine. Any failure, and a cancelled run, puts the source back to work."""
-    if rounds:
-        refuse_one_shot(plan.target, "a cutover with rounds", MOVED_AT_ONCE)
 
     def body(run: Session) -> None:
+        if rounds:
+            refuse_rounds(plan.target, run.migrator.state.phase)
         if rounds and run.migrator.rounds_come_first:
             run.migrator.converge()
         with Guardian(plan):

@@ -58,8 +58,15 @@ _AFTER_ERROR: Mapping[type[SealiftError], str] = {
 }
 
 
-def next_command(m: Migration | None) -> str:
-    """What to run next, in one line; None is a migration that has not begun."""
+def next_command(m: Migration | None, *, one_shot: bool = False) -> str:
+    """What to run next, in one line; None is a migration that has not begun.
+
+    Args:
+        m: the migration.
+        one_shot: its target takes no rounds.
+    """
+    if one_shot and (m is None or m.phase in (Phase.REPLICATING, Phase.READY)):
+        return "sealift cutover --no-rounds"
     if m is None:
         return "sealift migrate"
     return after_phase(m.phase, durable=bool(m.bases))

@@ -3,6 +3,7 @@
 from sealift.config import Target
 from sealift.endpoints import Check
 from sealift.errors import ConfigError
+from sealift.migration import Phase
 
 _UPLOAD = "target.azure.method: upload"
 _ROUNDS = "set target.azure.method to staging"
@@ -30,6 +31,16 @@ def refuse_one_shot(target: Target | None, what: str, next_step: str) -> None:
         raise ConfigError(
             f"{what} takes rounds, and {_UPLOAD} takes each disk once", next_step=next_step
         )
+
+
+def refuse_rounds(target: Target, phase: Phase) -> None:
+    """Raise where a cutover would begin with rounds; one that is under way has none any more.
+
+    Raises:
+        ConfigError: as of ``refuse_one_shot``.
+    """
+    if phase not in (Phase.CUTTING_OVER, Phase.CUT_OVER):
+        refuse_one_shot(target, "a cutover with rounds", MOVED_AT_ONCE)
 
 
 def rounds_row(target: Target) -> list[Check]:

@@ -14,7 +14,7 @@ from flows.cli.shown import show_evidence, show_rounds
 from flows.cli.summaries import CutOver, Ran
 from flows.guardian import Guardian
 from flows.next_steps import after_stop, next_command
-from flows.one_shot import MOVED_AT_ONCE, refuse_one_shot
+from flows.one_shot import MOVED_AT_ONCE, refuse_one_shot, refuse_rounds
 from flows.session import Run, Session, session
 from flows.stop_signals import StopSignals
 from sealift.cancel import CancelToken
@@ -66,8 +66,6 @@ def cutover(output: Output, plan: MigrationPlan, choice: CutoverChoice, *, prefe
     if choice.undo:
         _undo(output, plan)
         return
-    if choice.rounds:
-        refuse_one_shot(plan.target, "a cutover with rounds", MOVED_AT_ONCE)
     if not choice.yes and not output.can_ask:
         raise UsageError(
             "a cutover stops the machine; nobody can confirm it here",
@@ -90,6 +88,8 @@ def cutover(output: Output, plan: MigrationPlan, choice: CutoverChoice, *, prefe
 
 def _cutover_here(output: Output, plan: MigrationPlan, choice: CutoverChoice) -> Migration:
     with _running(output, plan, "cutover") as run:
+        if choice.rounds:
+            refuse_rounds(plan.target, run.migrator.state.phase)
         if choice.rounds and run.migrator.rounds_come_first:
             run.migrator.converge()
         approve = None if choice.yes else _approval(output, run.ports.context.cancel)

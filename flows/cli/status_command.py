@@ -14,6 +14,7 @@ from flows.places import REPLICATIONS, state_directory, state_home
 from flows.status import Status, migrations_in, read_status
 from flows.wording import durable_bytes
 from sealift.clock import SystemClock
+from sealift.config import MigrationPlan
 from sealift.config_load import AnyPlan
 from sealift.convergence import ConvergencePolicy
 from sealift.errors import LocalStateError, UsageError
@@ -79,16 +80,17 @@ def status(output: Output, plan: AnyPlan | None, name: str | None) -> None:
     policy = plan.migration_policy().convergence if plan else ConvergencePolicy()
     found = [read_status(d, now, policy) for d in directories(plan, name)]
     for s in found:
-        _show(output, s, now)
-    following = _next(found[0]) if len(found) == 1 else ""
+        _show(output, s, now, plan)
+    following = _next(found[0], plan) if len(found) == 1 else ""
     if len(found) == 1 and found[0].holder is not None:
         following = beside_run(found[0].liveness, found[0].holder.run) or following
     output.summary(Shown(text=_words(found), next=following, migrations=len(found)))
 
 
-def _next(s: Status) -> str:
+def _next(s: Status, plan: AnyPlan | None) -> str:
     if not s.replicates:
-        return next_command(s.migration)
+        one_shot = isinstance(plan, MigrationPlan) and plan.target.one_shot
+        return next_command(s.migration, one_shot=one_shot)
     return "sealift replicate" if s.migration else "sealift drill newest"
 
 
@@ -100,9 +102,9 @@ def _words(found: list[Status]) -> str:
     return f"{s.name}: {phase}, {s.liveness.value}"
 
 
-def _show(output: Output, s: Status, now: float) -> None:
+def _show(output: Output, s: Status, now: float, plan: AnyPlan | None) -> None:
     m = s.migration
-    output.emit(_standing(s, now))
+    output.emit(_standing(s, now, plan))
     rows = [("state folder", str(s.directory)), ("activity", _activity(s, now))]
     if m is not None:
         rows.insert(0, ("virtual machine", f"{m.vm_name} ({m.vm_uuid})"))
@@ -176,7 +178,7 @@ def _age(at: float | None, now: float) -> float | None:
     return None if at is None else round(max(0.0, now - at), 3)
 
 
-def _standing(s: Status, now: float) -> Standing:
+def _standing(s: Status, now: float, plan: AnyPlan | None) -> Standing:
     m, proven = s.migration, s.drills.proven if s.drills else None
     return Standing(
         migration=s.name,
@@ -197,5 +199,5 @@ def _standing(s: Status, now: float) -> Standing:
         drill_error=s.drills.last.error if s.drills else None,
         booted_age_seconds=_age(proven.at if proven else None, now),
         code_tried_age_seconds=_age(s.code_tried, now),
-        next=_next(s),
+        next=_next(s, plan),
     )

@@ -10,6 +10,7 @@ from flows.deployments import deployments
 from sealift.config import MigrationPlan
 from sealift.config_load import load_plan, load_replication
 from sealift.errors import ConfigError, TargetError
+from sealift.testing.faults import Killed
 from sealift.testing.world import running_machines
 from tests.cli.conftest import World
 from tests.cli.repository_world import must, write_plan
@@ -28,7 +29,6 @@ DR = ("--plan", "dr.yaml")
 ROUNDS = [
     ("replicate",),
     ("migrate",),
-    ("cutover", "--yes"),
 ]
 
 
@@ -56,13 +56,13 @@ def test_rounds_are_refused_before_anybody_asks_the_source(
     assert not (one_shot.folder / "state").exists()
 
 
-@pytest.mark.parametrize("name", ["replicate", "migrate", "cutover"])
-def test_flows_refuse_them_too(one_shot: World, name: str) -> None:
-    from flows import migrating
-
-    with pytest.raises(ConfigError, match="takes rounds"):
-        getattr(migrating, name).fn(loaded(one_shot))
-    assert one_shot.opened == 0
+def test_a_cutover_with_rounds_is_refused_before_a_point(one_shot: World) -> None:
+    code, lines = one_shot.lines("cutover", "--yes")
+    assert code == ConfigError.exit_code
+    assert "cutover --no-rounds" in lines[-1]["next"]
+    assert one_shot.hypervisor.running
+    assert not one_shot.hypervisor.bitmaps
+    assert one_shot.cloud.owned() == []
 
 
 def test_nothing_is_served_that_would_be_refused_every_time(one_shot: World) -> None:
@@ -85,6 +85,8 @@ def test_a_machine_moves_in_one_copy(one_shot: World) -> None:
     code, lines = one_shot.lines("cutover", "--no-rounds", "--yes")
     assert code == TargetError.exit_code
     assert one_shot.hypervisor.running
+    _, lines = one_shot.lines("status")
+    assert lines[-1]["next"].startswith("sealift cutover --no-rounds")
     one_shot.cloud.fail_launch = False
     one_shot.hypervisor.guest_write("vda", 5000, b"late")
     code, lines = one_shot.lines("cutover", "--no-rounds", "--yes")
@@ -96,6 +98,27 @@ def test_a_machine_moves_in_one_copy(one_shot: World) -> None:
         assert instance.disks[disk][: len(content)] == content
     rounds = [line for line in lines if line["type"] == "round"]
     assert {disk["mode"] for line in rounds for disk in line["disks"]} == {"full"}
+
+
+@pytest.mark.fault(1)
+@pytest.mark.parametrize("words", [("cutover", "--yes"), ("cutover", "--undo")], ids=" ".join)
+def test_one_that_was_killed_is_finished_or_undone(
+    one_shot: World, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    """Whoever finishes it need not say again that there are no rounds."""
+
+    def die(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(one_shot.cloud, "health", die)
+        patch.setattr("flows.guardian.Guardian.__enter__", lambda self: self)
+        with pytest.raises(Killed):
+            one_shot.run("cutover", "--no-rounds", "--yes")
+    assert not one_shot.hypervisor.running
+    must(one_shot, *words)
+    assert one_shot.hypervisor.running == ("--undo" in words)
+    assert running_machines(one_shot.hypervisor, one_shot.cloud) == 1
 
 
 def test_what_was_begun_in_rounds_can_still_be_given_up(world: World) -> None:

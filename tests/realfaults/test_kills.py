@@ -20,7 +20,7 @@ from tests.conftest import Evidence
 from tests.realfaults.bench import Aim, Bench
 from tests.realfaults.conftest import open_bench
 
-pytestmark = [pytest.mark.tools, pytest.mark.sandbox, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.tools, pytest.mark.sandbox, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 KILLS_IN_ROUNDS = 112
 KILLS_IN_CUTOVERS = 88

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from connectors.aws import pace
+from connectors import paced_http
 from connectors.aws.block_lists import BLOCK_BYTES
 from connectors.aws.spec import AwsSpec
 from connectors.aws.target import AwsTarget
@@ -71,7 +71,7 @@ class Line:
 
 @pytest.fixture
 def line(monkeypatch: pytest.MonkeyPatch) -> Iterator[Line]:
-    monkeypatch.setattr(pace, "_SLACK_SECONDS", 0.5)
+    monkeypatch.setattr(paced_http, "_SLACK_SECONDS", 0.5)
     folder = Path(tempfile.mkdtemp(prefix="slf"))
     try:
         with AwsSandbox(folder / "aws") as box:

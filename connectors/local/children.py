@@ -4,14 +4,22 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 from converters.child_rules import die_with, plain_environment
 from sealift.errors import ToolError
 
 _KEPT_WORDS_BYTES = 4096
+_ASK_AGAIN_SECONDS = 1.0
 _KILL_SECONDS = 30.0  # for the kernel to reap after SIGKILL; longer means a hung disk
+
+
+def _asking(seconds: float) -> Iterator[float]:
+    """How long to wait after each question, ``seconds`` in all."""
+    while seconds > 0:
+        yield min(seconds, _ASK_AGAIN_SECONDS)
+        seconds -= _ASK_AGAIN_SECONDS
 
 
 class Child:
@@ -73,13 +81,17 @@ class Child:
     def stop(self, seconds: float) -> int | None:
         """Ask it to end, wait for ``seconds``, then kill it; idempotent.
 
+        It is asked again and again: qemu-nbd forgets a SIGTERM that comes between its pid
+        file and its main loop (qemu-nbd.c, ``state = RUNNING``).
+
         Returns:
             Its exit code; None if not even SIGKILL ended it.
         """
-        self._signal(signal.SIGTERM)
-        if not self._ended.wait(seconds):
-            self._signal(signal.SIGKILL)
-            self._ended.wait(_KILL_SECONDS)
+        for patience in _asking(seconds):
+            self._signal(signal.SIGTERM)
+            if self._ended.wait(patience):
+                return self.exit_code
+        self.kill()
         return self.exit_code
 
     def kill(self) -> None:

@@ -5,6 +5,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -12,7 +13,7 @@ from typing import Any, Self
 from sealift.clock import SystemClock
 
 _START_SECONDS = 60.0
-_STOP_SECONDS = 20.0
+_STOP_SECONDS = 20
 _POLL_SECONDS = 0.01
 
 
@@ -59,9 +60,13 @@ class Process:
         self._reap()
 
     def stop(self) -> None:
-        """SIGTERM, and reap; idempotent."""
-        self._child.terminate()
-        self._reap()
+        """SIGTERM until it ends (qemu-nbd forgets one that comes early), and reap; idempotent."""
+        for _ in range(_STOP_SECONDS):
+            self._child.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                self._child.wait(1.0)
+                break
+        self.kill()
 
     def __enter__(self) -> Self:
         return self
@@ -75,11 +80,7 @@ class Process:
         self.stop()
 
     def _reap(self) -> None:
-        try:
-            self._child.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._child.kill()
-            self._child.wait()
+        self._child.wait()
         self._words.close()
 
     def _wait_until_ready(self) -> None:

@@ -19,6 +19,7 @@ from sealift.clock import SystemClock
 pytestmark = [pytest.mark.tools, pytest.mark.sandbox]
 
 COMMAND = [sys.executable, "-m", "flows.cli.main"]
+KILLED_AT_LINE = Path(__file__).with_name("killed_at_line.py")
 PLAN = """\
 migration: rehearsal
 state_dir: {folder}/state
@@ -150,20 +151,15 @@ def test_a_plan_says_what_would_be_sent_and_then_it_is(rehearsal: Rehearsal) -> 
 
 
 def killed_in_a_cutover(rehearsal: Rehearsal, at: str, *words: str) -> None:
-    process = subprocess.Popen(
-        [*COMMAND, "cutover", "--yes", "--json", *words],
+    ended = subprocess.run(
+        [sys.executable, KILLED_AT_LINE, at, "cutover", "--yes", "--json", *words],
         cwd=rehearsal.folder,
         env={**os.environ, **rehearsal.environment},
-        stdout=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        text=True,
+        check=False,
     )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if at in line:
-            break
-    process.kill()
-    process.communicate()
+    assert ended.returncode == -signal.SIGKILL
 
 
 def status(rehearsal: Rehearsal) -> dict[str, Any]:

@@ -302,6 +302,14 @@ def test_a_child_that_will_not_end_is_killed() -> None:
     assert not child.running
 
 
+def test_a_child_that_forgot_to_end_is_asked_again() -> None:
+    forgets = "trap 'trap \"exit 3\" TERM' TERM; echo up >&2; while :; do sleep 0.01; done"
+    child = Child(["sh", "-c", forgets])
+    while "up" not in child.words:
+        assert child.running
+    assert child.stop(60) == 3
+
+
 def test_a_chatty_child_neither_blocks_nor_fills_memory() -> None:
     child = Child(["sh", "-c", "head -c 3000000 /dev/zero | tr '\\0' x >&2; echo end >&2"])
     assert child.wait(30) == 0

@@ -178,9 +178,9 @@ def test_words_meant_for_a_client_that_died(make_server: MakeServer) -> None:
     clients: list[socket.socket] = []
 
     def serve(client: socket.socket) -> None:
-        if not clients:
-            client.sendall(b'{"return": {}, "id": "__qmp#00012"}\n')
         clients.append(client)
+        if len(clients) == 1:
+            client.sendall(b'{"return": {}, "id": "__qmp#00012"}\n')
         client.sendall(GREETING)
         while client.recv(1024):
             client.sendall(b'{"return": {}}\n')

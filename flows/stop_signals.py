@@ -5,6 +5,7 @@ import contextlib
 import os
 import signal
 import threading
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -92,17 +93,30 @@ class StopSignals:
                     self._hear(signal.Signals(number))
 
     def _hear(self, number: signal.Signals) -> None:
-        if self.received is None and not self._cancel.cancelled:
+        if self.received is None:
             self.received = number
             self._cancel.cancel(number.name)
         elif number is not signal.SIGHUP:  # a closing terminal sends more than one
             with contextlib.suppress(OSError):
                 os.write(2, (_SHOW_CURSOR if os.isatty(2) else b"") + _HARD)
+            _end_companions()
             os._exit(HARD_EXIT)
 
 
 _staying: list[StopSignals] = []
 """The one whose run was the last of this process, as far as it knew."""
+
+
+def _end_companions() -> None:
+    """Children of our process group, such as Prefect's temporary server, do not end with us.
+
+    All others do, or are meant to stay, as the guardian of a cutover is.
+    """
+    for listed in Path("/proc/self/task").glob("*/children"):
+        with contextlib.suppress(OSError, ValueError):
+            for pid in map(int, listed.read_text().split()):
+                if os.getpgid(pid) == os.getpgrp():
+                    os.kill(pid, signal.SIGTERM)
 
 
 def let_go() -> None:

@@ -6,27 +6,34 @@ import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeAlias
 
 from sandbox.guest.tools import find_tool
 
 # The parent-death signal fires when the starting *thread* ends, so children are started from
 # a thread that lives as long as the process.
+Output: TypeAlias = IO[bytes] | int | None
+"""A file or one of subprocess's constants; ``None`` is what this process has itself."""
+
 _SPAWNER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sandbox-spawner")
 
 
 def spawn(
     arguments: Sequence[str | Path],
-    output: IO[bytes],
+    output: Output,
     *,
+    errors: Output = subprocess.STDOUT,
+    folder: Path | None = None,
     environment: Mapping[str, str] | None = None,
     death_signal: str = "KILL",
 ) -> subprocess.Popen[bytes]:
-    """Start a child in a process group of its own, without standard input.
+    """Start a child in a session of its own, without standard input.
 
     Args:
         arguments: program and arguments.
-        output: takes both its outputs.
+        output: takes its standard output.
+        errors: takes its standard error.
+        folder: where it runs; ``None``: here.
         environment: the whole of it; ``None`` passes on this process's own.
         death_signal: what the child gets when this process ends without stopping it.
 
@@ -41,9 +48,10 @@ def spawn(
             [*_listening(), *command],
             stdin=subprocess.DEVNULL,
             stdout=output,
-            stderr=output,
+            stderr=errors,
+            cwd=folder,
             env=None if environment is None else dict(environment),
-            process_group=0,
+            start_new_session=True,
         )
 
     return _SPAWNER.submit(start).result()

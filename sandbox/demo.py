@@ -7,13 +7,12 @@ over, and the machine that the cloud launches is booted from what landed there.
 
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from sandbox.commands import run_sealift
 from sandbox.demo_cloud import DemoCloud, OpenCloud, aws_cloud
 from sandbox.guest.image import GuestSpec, build_guest
 from sandbox.guest.landing import Landed
@@ -172,12 +171,11 @@ class Demo:
     def _command(self, environment: dict[str, str], *arguments: str) -> None:
         self._say(f"$ sealift {' '.join(arguments)}")
         began = self._clock.monotonic()
-        command = [sys.executable, "-m", "flows.cli.main", *arguments]
-        done = subprocess.run(
-            command, cwd=self._output, env=environment, stdout=self._stdout, check=False
+        code, _ = run_sealift(
+            *arguments, folder=self._output, environment=environment, output=self._stdout
         )
-        if done.returncode:
-            raise ToolError(f"sealift {arguments[0]} ended with exit code {done.returncode}")
+        if code:
+            raise ToolError(f"sealift {arguments[0]} ended with exit code {code}")
         self._say(f"  ({format_duration(self._clock.monotonic() - began)})")
 
     def _title(self, text: str) -> None:

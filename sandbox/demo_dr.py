@@ -12,7 +12,6 @@ do.
 import argparse
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -26,13 +25,15 @@ from typing import Any
 import boto3
 import httpx
 
+from sandbox.children import spawn
+from sandbox.commands import run_sealift, stop, stopped_in_order
 from sandbox.demo_azure import azure_cloud
 from sandbox.demo_cloud import DemoCloud, OpenCloud, aws_cloud
 from sandbox.guest.image import GuestSpec, build_guest
 from sandbox.guest.machine import GuestMachine, MachineSpec
 from sandbox.guest.report import FoundRecords, parse_found
 from sealift.clock import SystemClock
-from sealift.errors import IntegrityError, SealiftError, ToolError
+from sealift.errors import IntegrityError, SealiftError, StoppedError, ToolError
 from sealift.units import format_duration
 
 _PLAN = """\
@@ -58,7 +59,7 @@ _POINTS = 3
 _CRON = "* * * * *"
 _RECORDS_PER_SECOND = 100
 _BURSTS_MIB = 12
-_SERVER_SECONDS, _POINTS_SECONDS, _STOP_SECONDS = 90.0, 480.0, 30.0
+_SERVER_SECONDS, _POINTS_SECONDS = 90.0, 480.0
 _POLL_SECONDS = 2.0
 
 
@@ -177,23 +178,17 @@ class DisasterDemo:
     @contextmanager
     def _background(self, words: list[str], log: Path, more: Mapping[str, str]) -> Iterator[None]:
         with log.open("wb") as out:
-            process = subprocess.Popen(
+            process = spawn(
                 words,
-                cwd=self._output,
-                env={**self._environment, **more},
-                stdout=out,
-                stderr=out,
-                start_new_session=True,
+                out,
+                folder=self._output,
+                environment={**self._environment, **more},
+                death_signal="TERM",
             )
         try:
             yield
         finally:
-            process.send_signal(signal.SIGINT)
-            try:
-                process.wait(_STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+            stop(process)
 
     # ------------------------------------------------------------------ drills and failover
 
@@ -262,17 +257,16 @@ class DisasterDemo:
     def _command(self, *words: str) -> list[dict[str, Any]]:
         if words != ("points", "list"):
             self._say(f"$ sealift {' '.join(words)}")
-        done = subprocess.run(
-            [sys.executable, "-m", "flows.cli.main", *words, "--json"],
-            cwd=self._output,
-            env=self._environment,
-            capture_output=True,
-            text=True,
-            check=False,
+        code, printed = run_sealift(
+            *words,
+            "--json",
+            folder=self._output,
+            environment=self._environment,
+            output=subprocess.PIPE,
         )
-        lines = [json.loads(line) for line in done.stdout.splitlines()]
-        if done.returncode:
-            raise ToolError(f"sealift {words[0]} ended with {done.returncode}: {lines[-1]}")
+        lines = [json.loads(line) for line in printed.splitlines()]
+        if code:
+            raise ToolError(f"sealift {words[0]} ended with {code}: {lines[-1]}")
         return lines
 
     def _title(self, text: str) -> None:
@@ -323,10 +317,14 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=Path("demo-output-dr"))
     options = parser.parse_args()
     try:
-        outcome = DisasterDemo(options.output, _CLOUDS[options.target]).run()
+        with stopped_in_order():
+            outcome = DisasterDemo(options.output, _CLOUDS[options.target]).run()
     except SealiftError as error:
         print(f"demo-dr: {error.message}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt as stop_asked:
+        print(f"demo-dr: stopped: {stop_asked or 'SIGINT'}", file=sys.stderr)
+        return StoppedError.exit_code
     print(outcome, flush=True)
     return 0
 

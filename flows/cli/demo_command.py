@@ -5,6 +5,7 @@ from pathlib import Path
 
 from flows.cli.output import Output
 from flows.cli.summaries import Demonstrated
+from sandbox.commands import stopped_in_order
 from sandbox.demo import Demo
 from sandbox.demo_cloud import OpenCloud, aws_cloud
 from sealift.endpoints import Firmware
@@ -31,7 +32,8 @@ def demo(output: Output, folder: Path, firmware: Firmware, target: str, *, prefe
         ) from None
     stdout = sys.stderr.fileno() if output.machine else None
     shown = Demo(folder, firmware, output.say, cloud=cloud, prefect=prefect, stdout=stdout)
-    outcome = shown.run()
+    with stopped_in_order():
+        outcome = shown.run()
     counted = (
         f"records acknowledged: {outcome.acknowledged}, found on the landed disk: "
         f"{outcome.found}, lost: {outcome.lost}"

@@ -36,8 +36,10 @@ def invocation(command: str, *, machine: bool, plan: Path | None = None) -> "Ite
         yield output
     except SealiftError as error:
         raise typer.Exit(output.fail(_with_log(error, command))) from None
-    except KeyboardInterrupt:
-        stopped = StoppedError("stopped: SIGINT", next_step="run the same command again")
+    except KeyboardInterrupt as signalled:
+        stopped = StoppedError(
+            f"stopped: {signalled or 'SIGINT'}", next_step="run the same command again"
+        )
         raise typer.Exit(output.fail(stopped)) from None
     except BrokenPipeError:
         os._exit(141)  # nobody reads any more: what a shell reports for SIGPIPE

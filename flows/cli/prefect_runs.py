@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from flows.aside import aside
 from flows.caller import Caller, caller
 from flows.cli.output import Output
 from flows.stop_signals import StopSignals
@@ -51,7 +52,9 @@ def run_flow(
     token = caller.set(Caller(views, cancel, approve, result.seen.append))
     try:
         with StopSignals(cancel, last=True):
-            start()
+            # Beside the main thread, where Prefect sets no handler of its own: that one sends
+            # SIGTERM on to this process, which would be the second one.
+            aside(start, cancel, prefect_owns_signals=False)
     except SealiftError:
         raise
     except Exception as error:

@@ -1,5 +1,7 @@
 """Signals at any moment of a process's life; each in a process of its own."""
 
+import os
+import signal
 import subprocess
 import sys
 
@@ -111,3 +113,32 @@ assert held() == first, (held(), first)
 print(signals.received.name)
 """)
     assert (ended.returncode, ended.stdout) == (0, "SIGTERM\n"), ended.stderr
+
+
+def test_the_first_signal_is_the_first_though_somebody_else_has_asked_for_a_stop() -> None:
+    """Prefect's handler raises in the main thread, which may set the token before we hear."""
+    ended = run("""
+with signals:
+    cancel.cancel("TerminationSignal")
+    hit()
+    wait_until_heard()
+print(signals.received.name)
+""")
+    assert (ended.returncode, ended.stdout) == (0, "SIGTERM\n"), ended.stderr
+
+
+def test_a_hard_stop_ends_what_would_stay_behind() -> None:
+    """The output would stay open as long as the companion lives, and ``run`` would wait for it."""
+    ended = run("""
+import subprocess
+subprocess.Popen(["sleep", "600"])
+apart = dict.fromkeys(["stdout", "stderr"], subprocess.DEVNULL)
+print(subprocess.Popen(["sleep", "600"], start_new_session=True, **apart).pid, flush=True)
+with signals:
+    hit()
+    wait_until_heard()
+    hit()
+    signal.pause()
+""")
+    assert ended.returncode == 130
+    os.kill(int(ended.stdout), signal.SIGKILL)  # it is there

@@ -38,7 +38,7 @@ from tests.aws.test_pace import certificates
 from tests.connectors.peers import Peer, head, trickle
 
 __all__ = ["certificates"]
-SPEC = AwsSpec("subnet-1", ("sg-1",), region="eu-west-1", read_timeout_seconds=0.3)
+SPEC = AwsSpec("subnet-1", ("sg-1",), region="eu-west-1", read_timeout_seconds=2.0)
 ID = "snap-0123456789abcdef0"
 DATA = bytes(range(256)) * 2048
 CHECKSUM = base64.b64encode(hashlib.sha256(DATA).digest()).decode()
@@ -241,7 +241,7 @@ def takes_one_piece(peer: socket.socket) -> None:
 
 
 @pytest.mark.fault(14, 15)
-@pytest.mark.timeout(30)
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize("behave", [silent, trickled_answer, takes_one_piece])
 def test_a_peer_that_does_not_come_to_an_end(
     behave: Callable[[socket.socket], None], monkeypatch: pytest.MonkeyPatch

@@ -367,9 +367,9 @@ def test_a_missing_permission_names_the_call(account: Account) -> None:
 @pytest.mark.fault(14, 15)
 def test_a_silent_service_is_given_up(open_account: OpenAccount) -> None:
     account = open_account()
-    target = account.target(read_timeout_seconds=0.3)
+    target = account.target(read_timeout_seconds=3.0)
     writer = target.writer(target.begin_snapshot(1, ROOT, None), None)
-    account.fault(FaultKind.STALL, "PutSnapshotBlock", seconds=5.0)
+    account.fault(FaultKind.STALL, "PutSnapshotBlock", seconds=60.0)
     with pytest.raises(TransientError):
         put(writer, {0: block("a")})
 

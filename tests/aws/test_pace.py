@@ -28,7 +28,7 @@ from tests.connectors.peers import (
 )
 from tests.nbd.test_tls import authority, folder
 
-SPEC = AwsSpec("subnet-1", ("sg-1",), region="us-east-1", read_timeout_seconds=0.2)
+SPEC = AwsSpec("subnet-1", ("sg-1",), region="us-east-1", read_timeout_seconds=1.0)
 
 
 @pytest.fixture(autouse=True)
@@ -76,7 +76,7 @@ def call(endpoint: str, size: int = 0) -> None:
 
 
 @pytest.mark.fault(14, 15)
-@pytest.mark.timeout(30)
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize("behave", [trickled_headers, trickled_body, silence_after_headers])
 def test_an_answer_that_never_comes_to_an_end(
     scheme: tuple[str, ssl.SSLContext | None], behave: Behave

@@ -67,7 +67,7 @@ def rehearsal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rehearsal]:
     finally:
         for process in (machine, account):
             process.terminate()
-            process.wait(30)
+            process.wait(120)
 
 
 def _environment(account: "subprocess.Popen[str]") -> dict[str, str]:
@@ -170,7 +170,7 @@ def status(rehearsal: Rehearsal) -> dict[str, Any]:
 
 
 def machine_runs(rehearsal: Rehearsal) -> bool:
-    with QmpSession(rehearsal.folder / "qmp.sock", deadline_seconds=10) as qmp:
+    with QmpSession(rehearsal.folder / "qmp.sock", deadline_seconds=60) as qmp:
         return run_state(qmp) is RunState.RUNNING
 
 

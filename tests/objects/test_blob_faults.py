@@ -270,8 +270,8 @@ def test_an_answer_with_another_digest_is_not_believed(
 
 @pytest.mark.fault(15)
 def test_a_silent_container_is_given_up(container: Container) -> None:
+    container.store().put("old", DATA)
     store = container.store(read_timeout_seconds=0.3)
-    store.put("old", DATA)
     for kind in (FaultKind.STALL, FaultKind.STALL_BODY):
         fault(container, kind, "GetBlob", seconds=3.0)
         with pytest.raises(TransientError):

@@ -269,8 +269,8 @@ def test_a_body_that_was_damaged_on_the_way_up_is_not_stored(
 
 @pytest.mark.fault(15)
 def test_a_silent_bucket_is_given_up(bucket: Bucket) -> None:
+    bucket.store().put("old", DATA)
     store = bucket.store(read_timeout_seconds=0.3)
-    store.put("old", DATA)
     for kind in (FaultKind.STALL, FaultKind.STALL_BODY):
         bucket.fault(kind, "GetObject", seconds=5.0)
         with pytest.raises(ConnectionLostError):

@@ -189,7 +189,7 @@ class Vm:
 
 
 def _connected(path: Path, process: "subprocess.Popen[bytes]") -> Monitor:
-    for _ in range(200):
+    for _ in range(2400):
         try:
             return Monitor(path)
         except OSError:

@@ -169,7 +169,7 @@ def test_scratch_that_fills_never_stops_a_guest(folder: Path) -> None:
         )
         small.open_point(1, dict.fromkeys(DISKS))
         machine.command("burst 24M")
-        for _ in range(200):
+        for _ in range(2000):
             if small.find_point(1) is None:
                 break
             machine.wait_for_ack(machine.acked() + 1)

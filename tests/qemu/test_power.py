@@ -30,7 +30,7 @@ def agent_of(vm: Vm, behaviour: str = "ok") -> Iterator[Path]:
 
 def firmware_is_up(vm: Vm) -> None:
     """Only then are the power registers where the chip set has them."""
-    for _ in range(400):
+    for _ in range(2400):
         if "0xffff" not in vm.monitor.hmp("i /h 0x604"):
             return
         with suppress(subprocess.TimeoutExpired):
@@ -69,7 +69,7 @@ def test_after_resume_a_shutdown_ends_qemu_again(make_vm: MakeVm, attach: Attach
         hv.resume()
     firmware_is_up(vm)
     vm.power_off()
-    assert vm.process.wait(20) == 0
+    assert vm.process.wait(60) == 0
 
 
 def test_no_shutdown_was_chosen_and_stays(make_vm: MakeVm, attach: Attach) -> None:

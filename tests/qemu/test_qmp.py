@@ -166,7 +166,7 @@ def test_a_hostile_server(
     with pytest.raises(error) as caught:
         hv.tracking()
     assert caught.type is error
-    assert clock.monotonic() - begun < 15
+    assert clock.monotonic() - begun < 60
 
 
 def test_nobody_listens(directory: Path) -> None:
@@ -195,7 +195,7 @@ def test_a_busy_socket_is_named_and_free_again(make_vm: MakeVm) -> None:
     with pytest.raises(TransientError, match="busy"):
         QmpSession(vm.qmp, deadline_seconds=0.5)
     other.close()
-    with QmpSession(vm.qmp, deadline_seconds=10) as qmp:
+    with QmpSession(vm.qmp, deadline_seconds=60) as qmp:
         assert qmp.execute("query-status")
 
 

@@ -29,7 +29,7 @@ class Counting(MemoryObjectStore):
         """See ``ObjectStore.get_into``."""
         self.asked.append((name, start, len(buffer)))
         self.entered.release()
-        assert self.go_on.wait(30)
+        assert self.go_on.wait(120)
         if start in self.failing:
             self.failing.discard(start)
             raise TransientError("injected")
@@ -71,7 +71,7 @@ def test_all_who_wait_read_it_together() -> None:
     assert all(store.entered.acquire(timeout=60) for _ in range(3))
     store.go_on.set()
     for thread in threads:
-        thread.join(30)
+        thread.join(120)
     assert seen == [True] * 5
     assert len(store.asked) == 3
 

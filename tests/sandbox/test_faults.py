@@ -39,7 +39,7 @@ def impatient(cloud: Cloud, service: str) -> Any:
         region_name="us-east-1",
         aws_access_key_id=cloud.access_key,
         aws_secret_access_key=cloud.secret_key,
-        config=Config(retries={"total_max_attempts": 1}, read_timeout=0.3),
+        config=Config(retries={"total_max_attempts": 1}, read_timeout=2),
     )
 
 
@@ -162,14 +162,14 @@ def test_stall_outlasts_an_impatient_client_and_takes_effect(
 ) -> None:
     sandbox, cloud = pair
     snapshot_id = cloud.start()
-    sandbox.faults.add(Fault(FaultKind.STALL, "PutSnapshotBlock", seconds=1.0))
+    sandbox.faults.add(Fault(FaultKind.STALL, "PutSnapshotBlock", seconds=6.0))
     with pytest.raises(ReadTimeoutError):
         impatient(cloud, "ebs").put_snapshot_block(
             SnapshotId=snapshot_id, BlockIndex=0, BlockData=A, DataLength=len(A),
             Checksum=digest(A), ChecksumAlgorithm="SHA256",
         )  # fmt: skip
     assert written(sandbox, snapshot_id) == []
-    assert sandbox.requests.wait(1, "PutSnapshotBlock", timeout_seconds=10)
+    assert sandbox.requests.wait(1, "PutSnapshotBlock", timeout_seconds=60)
     assert written(sandbox, snapshot_id) == [0]
 
 

@@ -32,7 +32,7 @@ class Booter:
     """
 
     folder: Path
-    timeout_seconds: float = 120.0
+    timeout_seconds: float = 240.0
     landed: dict[str, Landed] = field(default_factory=dict)
     _came: threading.Condition = field(default_factory=threading.Condition)
 

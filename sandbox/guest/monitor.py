@@ -18,7 +18,7 @@ class Monitor:
         timeout_seconds: longest wait for an answer.
     """
 
-    def __init__(self, path: Path, clock: Clock, *, timeout_seconds: float = 30.0) -> None:
+    def __init__(self, path: Path, clock: Clock, *, timeout_seconds: float = 60.0) -> None:
         self._clock = clock
         self._timeout_seconds = timeout_seconds
         self._events: list[str] = []

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.tools
 _NOTE_PID = 'echo $$ > "$1"; exec sleep 600'
 
 
-def ended(pid: int, seconds: float = 10) -> bool:
+def ended(pid: int, seconds: float = 60) -> bool:
     """Wait for the end of a process that need not be our child."""
     try:
         descriptor = os.pidfd_open(pid)

@@ -161,9 +161,9 @@ def run(*command: str) -> str:
 
 
 def wait_until(holds: Callable[[], bool]) -> None:
-    """Poll for ten seconds."""
+    """Poll for a minute."""
     clock = SystemClock()
-    until = clock.monotonic() + 10
+    until = clock.monotonic() + 60
     while not holds():
         assert clock.monotonic() < until, "it did not happen in time"
         clock.sleep(0.02)

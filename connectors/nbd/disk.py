@@ -1,15 +1,15 @@
 """An NBD export as ``DiskReader`` and as ``DiskWriter``."""
 
-import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
-from connectors.nbd.address import NbdAddress, UnixAddress
-from connectors.nbd.connection import READ_REQUEST_BYTES, Connection
+from connectors.nbd.address import NbdAddress
+from connectors.nbd.connection import Connection
 from connectors.nbd.extents import StatusSource, walk
 from connectors.nbd.handshake import Endpoint
-from connectors.nbd.lanes import Lanes
+from connectors.nbd.lanes import lanes_to
+from connectors.nbd.neighbours import READ_REQUEST_BYTES
 from connectors.nbd.pool import ConnectionPool
 from connectors.nbd.protocol import (
     BASE_ALLOCATION,
@@ -91,7 +91,7 @@ class NbdReader:
         contexts = (BASE_ALLOCATION,) if self._dirty is None else (BASE_ALLOCATION, self._dirty)
         endpoint = Endpoint(address, export, contexts, tls, deadline_seconds, unfragmented)
         self._pool = _pool(endpoint, connections, clock, cancel)
-        self._lanes = _lanes(address, self._pool, clock or SystemClock())
+        self._lanes = lanes_to(self._pool.server, self._pool.limit, clock or SystemClock())
         self._identity = identity
         self._on_read_error = on_read_error
         self._have = {context.name for context in self._pool.negotiated.contexts}
@@ -399,12 +399,6 @@ def _pool(
     used_clock, used_cancel = clock or SystemClock(), cancel or CancelToken()
     limit = min(connections, MAX_CONNECTIONS)
     return ConnectionPool(lambda: Connection(endpoint, used_clock, used_cancel), limit, used_cancel)
-
-
-def _lanes(address: NbdAddress, pool: ConnectionPool, clock: Clock) -> Lanes | None:
-    """For a server on this machine, where cores are scarcer than connections."""
-    crowded = pool.limit > len(os.sched_getaffinity(0))
-    return Lanes(clock) if crowded and isinstance(address, UnixAddress) else None
 
 
 def _longest_read(pool: ConnectionPool, minimum: int) -> int:

@@ -1,4 +1,4 @@
-"""One reader at a time on each core, for a server that runs on the same machine.
+"""On which core a reader waits for a server of the same machine.
 
 Bytes of a Unix socket lie in the cache of the core that the server wrote them on. The
 kernel wakes the server on the core of the reader that sent the request when that reader
@@ -7,15 +7,19 @@ of a connection on one core. Readers that move about, or two on a core, leave se
 reader on different cores, and every byte crosses from one cache to the other, as does the
 memory that the kernel carries it in.
 
+A server of one thread is at one core at a time, whatever we do, and all its readers together
+take less than it has to do: they share a core, and leave it the others.
+
 Who waits for the server's disk wants more requests at once instead: lanes are left when
 reads turn out slow.
 """
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from connectors.nbd.neighbours import Server
 from sealift.clock import Clock
 from sealift.units import MiB
 
@@ -29,16 +33,31 @@ _SLOW_IN_A_ROW = 4  # one or two are another process's turn on the core
 _REST_SECONDS = 1.0
 
 
+def lanes_to(server: Server, readers: int, clock: Clock) -> "Lanes | None":
+    """Lanes for so many readers at once; none where cores are not scarcer, or the server is far."""
+    cores = sorted(os.sched_getaffinity(0))
+    if server is Server.DISTANT or readers <= len(cores):
+        return None
+    if server is Server.ONE_THREAD:
+        shared = cores[os.getpid() % len(cores)]  # other processes will share another
+        return Lanes(clock, [shared] * readers, readers)
+    return Lanes(clock, cores, readers)
+
+
 class Lanes:
-    """A lane for each core that this process may use. Safe in any number of threads.
+    """Lanes, each on a core. Safe in any number of threads.
 
     Args:
         clock: measures how fast a lane reads.
+        cores: one for each lane.
+        readers: how many there are; while one is busy with something else, a digest or a call
+            to the cloud, cores are better left to whoever needs one.
     """
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, cores: Sequence[int], readers: int) -> None:
         self._clock = clock
-        self._free = sorted(os.sched_getaffinity(0))
+        self._free = list(cores)
+        self._readers, self._inside = readers, 0
         self._slow = 0
         self._resting_until = clock.monotonic()
         self._condition = threading.Condition()
@@ -52,16 +71,29 @@ class Lanes:
         afterwards.
         """
         patience = length / _FAST_BYTES_PER_SECOND
-        core = self._take(patience) if length >= _WORTH_BYTES else None
-        if core is None:
-            yield
-            return
-        started = self._clock.monotonic()
-        try:
-            with _only_on(core):
+        with self._entered() as worth:
+            core = self._take(patience) if worth and length >= _WORTH_BYTES else None
+            if core is None:
                 yield
+                return
+            started = self._clock.monotonic()
+            try:
+                with _only_on(core):
+                    yield
+            finally:
+                self._give(core, slow=self._clock.monotonic() - started > patience)
+
+    @contextmanager
+    def _entered(self) -> Iterator[bool]:
+        """Whether all readers are inside, and so do nothing but read."""
+        with self._condition:
+            self._inside += 1
+            worth = self._inside >= self._readers
+        try:
+            yield worth
         finally:
-            self._give(core, slow=self._clock.monotonic() - started > patience)
+            with self._condition:
+                self._inside -= 1
 
     def _take(self, patience: float) -> int | None:
         with self._condition:

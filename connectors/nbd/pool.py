@@ -33,6 +33,7 @@ class ConnectionPool:
         self._cancel = cancel
         first = connect()
         self.negotiated: Negotiated = first.negotiated
+        self.server = first.server
         multi = ExportFlag.CAN_MULTI_CONN in self.negotiated.flags
         self.limit = max(1, limit) if multi else 1
         self._idle = [first]

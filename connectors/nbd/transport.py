@@ -20,6 +20,7 @@ import threading
 from collections.abc import Callable
 
 from connectors.nbd.address import NbdAddress, UnixAddress
+from connectors.nbd.neighbours import Server, server_behind
 from sealift.cancel import CancelToken
 from sealift.clock import Clock
 from sealift.errors import ConnectionLostError, SourceError
@@ -52,6 +53,11 @@ class Transport:
         self._allowed_seconds = 0.0
         self._aborted = False
         self._lock = threading.Lock()
+
+    @property
+    def server(self) -> Server:
+        """What is at the other end."""
+        return server_behind(self._sock)
 
     def arm(self, seconds: float) -> None:
         """Everything until the next ``arm`` has to end within ``seconds``."""

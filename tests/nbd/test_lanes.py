@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from connectors.nbd import NbdReader, UnixAddress
-from connectors.nbd.lanes import Lanes
+from connectors.nbd.lanes import Lanes, lanes_to
+from connectors.nbd.neighbours import Server
 from sandbox.nbd.servers import nbdkit
-from sealift.clock import SystemClock
+from sealift.clock import Clock, SystemClock
 from sealift.testing.clock import VirtualClock
 from sealift.testing.contracts import pattern
 from sealift.units import MiB
@@ -20,8 +21,12 @@ CORES = os.sched_getaffinity(0)
 LONG = 4 * MiB
 
 
+def one_on_each(clock: Clock) -> Lanes:
+    return Lanes(clock, sorted(CORES), readers=1)
+
+
 def test_a_reader_in_a_lane_has_one_core_and_all_of_them_afterwards() -> None:
-    lanes = Lanes(VirtualClock())
+    lanes = one_on_each(VirtualClock())
     with lanes.hold(LONG):
         assert len(os.sched_getaffinity(0)) == 1
     assert os.sched_getaffinity(0) == CORES
@@ -31,7 +36,7 @@ def test_a_reader_in_a_lane_has_one_core_and_all_of_them_afterwards() -> None:
 
 
 def test_each_lane_has_a_core_of_its_own_and_is_used_again() -> None:
-    lanes, held = Lanes(VirtualClock()), set[int]()
+    lanes, held = one_on_each(VirtualClock()), set[int]()
     for _ in range(2):
         with ExitStack() as stack:
             for _ in CORES:
@@ -41,8 +46,44 @@ def test_each_lane_has_a_core_of_its_own_and_is_used_again() -> None:
     assert held <= CORES
 
 
+def test_readers_of_a_server_of_one_thread_share_a_core_and_leave_it_the_others() -> None:
+    lanes = lanes_to(Server.ONE_THREAD, len(CORES) + 1, VirtualClock())
+    assert lanes is not None
+    with ExitStack() as stack:
+        for _ in CORES:
+            stack.enter_context(lanes.hold(LONG))
+            assert os.sched_getaffinity(0) == CORES, "not all of them read"
+        with lanes.hold(LONG):
+            first = os.sched_getaffinity(0)
+            assert len(first) == 1
+            with lanes.hold(LONG):
+                assert os.sched_getaffinity(0) == first
+        with lanes.hold(LONG):
+            assert os.sched_getaffinity(0) == first
+    assert os.sched_getaffinity(0) == CORES
+
+
+def test_cores_are_free_while_a_reader_is_busy_with_something_else() -> None:
+    lanes = Lanes(VirtualClock(), sorted(CORES), readers=3)
+    with lanes.hold(LONG), lanes.hold(LONG):
+        assert os.sched_getaffinity(0) == CORES
+        with lanes.hold(LONG):
+            assert len(os.sched_getaffinity(0)) == 1
+    with lanes.hold(LONG):
+        assert os.sched_getaffinity(0) == CORES
+
+
+@pytest.mark.parametrize(
+    ("server", "readers"), [(Server.DISTANT, 100), (Server.ONE_THREAD, 1), (Server.MANY_THREADS, 1)]
+)
+def test_no_lanes_to_a_distant_server_or_where_cores_are_not_scarce(
+    server: Server, readers: int
+) -> None:
+    assert lanes_to(server, readers, VirtualClock()) is None
+
+
 def test_a_thread_that_may_not_use_the_core_stays_where_it_may() -> None:
-    lanes = Lanes(VirtualClock())
+    lanes = one_on_each(VirtualClock())
     os.sched_setaffinity(0, {min(CORES)})
     try:
         with ExitStack() as stack:
@@ -55,7 +96,7 @@ def test_a_thread_that_may_not_use_the_core_stays_where_it_may() -> None:
 
 
 def test_nobody_waits_for_a_reader_that_hangs() -> None:
-    lanes = Lanes(SystemClock())
+    lanes = one_on_each(SystemClock())
     with ExitStack() as hanging:
         for _ in CORES:
             hanging.enter_context(lanes.hold(LONG))
@@ -83,7 +124,7 @@ def _has_lane(lanes: Lanes) -> bool:
 @pytest.mark.skipif(len(CORES) == 1, reason="one core is one core, in a lane or not")
 def test_a_slow_server_is_read_without_lanes_for_a_while() -> None:
     clock = VirtualClock()
-    lanes = Lanes(clock)
+    lanes = one_on_each(clock)
     _slow_reads(lanes, clock, 3)
     assert _has_lane(lanes), "three slow reads may be another process's turn"
     _slow_reads(lanes, clock, 3)
@@ -95,7 +136,7 @@ def test_a_slow_server_is_read_without_lanes_for_a_while() -> None:
 
 
 def test_a_short_read_changes_no_core() -> None:
-    with Lanes(VirtualClock()).hold(1 * MiB):
+    with one_on_each(VirtualClock()).hold(1 * MiB):
         assert os.sched_getaffinity(0) == CORES
 
 

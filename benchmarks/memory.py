@@ -42,7 +42,7 @@ def measure(scale: Scale, folder: Path) -> Iterator[Row]:
     with accepting() as endpoint:
         peaks = [
             (_peak(small, folder / f"s{n}", endpoint), _peak(large, folder / f"l{n}", endpoint))
-            for n in range(scale.few_pairs)
+            for n in range(scale.pairs)
         ]
     of_small, of_large = (int(statistics.median(p)) for p in zip(*peaks, strict=True))
     flat = statistics.median(b / a for a, b in peaks)

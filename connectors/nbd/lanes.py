@@ -7,8 +7,7 @@ of a connection on one core. Readers that move about, or two on a core, leave se
 reader on different cores, and every byte crosses from one cache to the other, as does the
 memory that the kernel carries it in.
 
-A server of one thread is at one core at a time, whatever we do, and all its readers together
-take less than it has to do: they share a core, and leave it the others.
+A server of one thread is at one core at a time, whatever we do: its readers take any other.
 
 Who waits for the server's disk wants more requests at once instead: lanes are left when
 reads turn out slow.
@@ -34,13 +33,10 @@ _REST_SECONDS = 1.0
 
 
 def lanes_to(server: Server, readers: int, clock: Clock) -> "Lanes | None":
-    """Lanes for so many readers at once; none where cores are not scarcer, or the server is far."""
+    """Lanes for so many readers at once: only to threads near by, where cores are scarcer."""
     cores = sorted(os.sched_getaffinity(0))
-    if server is Server.DISTANT or readers <= len(cores):
+    if server is not Server.MANY_THREADS or readers <= len(cores):
         return None
-    if server is Server.ONE_THREAD:
-        shared = cores[os.getpid() % len(cores)]  # other processes will share another
-        return Lanes(clock, [shared] * readers, readers)
     return Lanes(clock, cores, readers)
 
 

@@ -19,7 +19,7 @@ from sealift.clock import SystemClock
 pytestmark = [pytest.mark.tools, pytest.mark.sandbox]
 
 COMMAND = [sys.executable, "-m", "flows.cli.main"]
-KILLED_AT_LINE = Path(__file__).with_name("killed_at_line.py")
+KILLED_AT_STEP = Path(__file__).with_name("killed_at_step.py")
 PLAN = """\
 migration: rehearsal
 state_dir: {folder}/state
@@ -152,7 +152,7 @@ def test_a_plan_says_what_would_be_sent_and_then_it_is(rehearsal: Rehearsal) -> 
 
 def killed_in_a_cutover(rehearsal: Rehearsal, at: str, *words: str) -> None:
     ended = subprocess.run(
-        [sys.executable, KILLED_AT_LINE, at, "cutover", "--yes", "--json", *words],
+        [sys.executable, KILLED_AT_STEP, at, "cutover", "--yes", "--json", *words],
         cwd=rehearsal.folder,
         env={**os.environ, **rehearsal.environment},
         stdout=subprocess.DEVNULL,

@@ -113,10 +113,15 @@ def _end_companions() -> None:
     All others do, or are meant to stay, as the guardian of a cutover is.
     """
     for listed in Path("/proc/self/task").glob("*/children"):
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError):  # the thread has ended meanwhile
             for pid in map(int, listed.read_text().split()):
-                if os.getpgid(pid) == os.getpgrp():
-                    os.kill(pid, signal.SIGTERM)
+                _end_companion(pid)
+
+
+def _end_companion(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        if os.getpgid(pid) == os.getpgrp():
+            os.kill(pid, signal.SIGTERM)
 
 
 def let_go() -> None:

@@ -323,7 +323,7 @@ def main() -> int:
         print(f"demo-dr: {error.message}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt as stop_asked:
-        print(f"demo-dr: stopped: {stop_asked or 'SIGINT'}", file=sys.stderr)
+        print(f"demo-dr: stopped: {str(stop_asked) or 'SIGINT'}", file=sys.stderr)
         return StoppedError.exit_code
     print(outcome, flush=True)
     return 0

@@ -38,7 +38,7 @@ def invocation(command: str, *, machine: bool, plan: Path | None = None) -> "Ite
         raise typer.Exit(output.fail(_with_log(error, command))) from None
     except KeyboardInterrupt as signalled:
         stopped = StoppedError(
-            f"stopped: {signalled or 'SIGINT'}", next_step="run the same command again"
+            f"stopped: {str(signalled) or 'SIGINT'}", next_step="run the same command again"
         )
         raise typer.Exit(output.fail(stopped)) from None
     except BrokenPipeError:

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from sealift.digest import SHA256, Digest
 from sealift.extents import Extent
+from sealift.pipeline import FIRST_WORKERS
 
 
 class Unwritten(Enum):
@@ -61,6 +62,7 @@ class WriterCaps:
         base: what a target that keeps digests knows of the disk that it stands on.
         concurrency: most ``write`` calls at once; the engine makes fewer where more are no
             faster. They must be safe in any number of threads.
+        first_calls: with how many at once the engine begins.
     """
 
     size: int
@@ -72,6 +74,7 @@ class WriterCaps:
     durable_writes: bool = False
     wants_digests: bool = False
     concurrency: int = 4
+    first_calls: int = FIRST_WORKERS
     digest: Digest = field(default=SHA256, compare=False)
     keeps_digests: bool = False
     base: KnownBlocks | None = field(default=None, compare=False, repr=False)

@@ -17,14 +17,23 @@ from sealift.host_limits import check_room_for_thread
 
 T = TypeVar("T")
 
+FIRST_WORKERS = 4
+"""How many begin: where the processor is the limit, more take the interpreter's lock from each
+other."""
+
 
 class Executor(Protocol):
     """Runs ``work`` once for each item; which thread and which order is its own affair."""
 
     def run(
-        self, items: Iterable[T], work: Callable[[T], None], workers: int, cancel: CancelToken
+        self,
+        items: Iterable[T],
+        work: Callable[[T], None],
+        workers: int,
+        cancel: CancelToken,
+        first: int = FIRST_WORKERS,
     ) -> None:
-        """Return when every item was worked on.
+        """Return when every item was worked on, by ``first`` workers or by up to ``workers``.
 
         Raises the first error of the producer or of a worker, after every worker has
         stopped; no ``work`` starts after it or after a stop.
@@ -35,9 +44,14 @@ class InlineExecutor:
     """Everything in the caller's thread, in order."""
 
     def run(
-        self, items: Iterable[T], work: Callable[[T], None], workers: int, cancel: CancelToken
+        self,
+        items: Iterable[T],
+        work: Callable[[T], None],
+        workers: int,
+        cancel: CancelToken,
+        first: int = FIRST_WORKERS,
     ) -> None:
-        """See ``Executor.run``; ``workers`` has no effect."""
+        """See ``Executor.run``; the numbers of workers have no effect."""
         for item in items:
             cancel.check()
             work(item)
@@ -105,10 +119,16 @@ class ThreadExecutor:
         self._clock = clock or SystemClock()
 
     def run(
-        self, items: Iterable[T], work: Callable[[T], None], workers: int, cancel: CancelToken
+        self,
+        items: Iterable[T],
+        work: Callable[[T], None],
+        workers: int,
+        cancel: CancelToken,
+        first: int = FIRST_WORKERS,
     ) -> None:
         """See ``Executor.run``; ``workers`` is the most at once, see ``Crew``."""
-        _Run(work, workers, cancel, self._clock).over(items)
+        crew = Crew(workers, self._clock.monotonic(), first)
+        _Run(work, crew, cancel, self._clock).over(items)
 
 
 class Crew:
@@ -123,16 +143,16 @@ class Crew:
     Args:
         most: workers at once.
         now: of ``Clock.monotonic``.
+        first: workers to begin with.
     """
 
-    _FIRST = 4
     _WINDOW_SECONDS = 0.2
     _HOLD_SECONDS = 5.0
     _GAIN = 1.15
 
-    def __init__(self, most: int, now: float) -> None:
-        self.size = min(most, self._FIRST)
-        self._most = most
+    def __init__(self, most: int, now: float, first: int = FIRST_WORKERS) -> None:
+        self.size = min(most, first)
+        self.most = most
         self._since = now
         self._finished = 0
         self._warm = False  # the first window is full of opening connections
@@ -157,22 +177,22 @@ class Crew:
             (size, before), self._tried_from = self._tried_from, None
             if rate < before * self._GAIN:
                 self.size, self._held_until = size, now + self._HOLD_SECONDS
-        if self.size < self._most and now >= self._held_until:
+        if self.size < self.most and now >= self._held_until:
             self._tried_from = (self.size, rate)
-            self.size = min(self._most, 2 * self.size)
+            self.size = min(self.most, 2 * self.size)
 
 
 class _Run(Generic[T]):
     def __init__(
-        self, work: Callable[[T], None], workers: int, cancel: CancelToken, clock: Clock
+        self, work: Callable[[T], None], crew: Crew, cancel: CancelToken, clock: Clock
     ) -> None:
         self._work = work
         self._cancel = cancel
         self._clock = clock
-        self._queue: BoundedQueue[T] = BoundedQueue(2 * workers)
+        self._queue: BoundedQueue[T] = BoundedQueue(2 * crew.most)
         self._errors: list[BaseException] = []
         self._lock = threading.Lock()
-        self._crew = Crew(workers, clock.monotonic())
+        self._crew = crew
         self._threads: list[threading.Thread] = []
         self._running = 0
         self._produced = False

@@ -143,8 +143,9 @@ class _Sync:
 
     def run(self) -> SyncReport:
         started = self._context.clock.monotonic()
+        caps, cancel = self._caps, self._context.cancel
         self._context.executor.run(
-            self._todo(), self._work, self._caps.concurrency, self._context.cancel
+            self._todo(), self._work, caps.concurrency, cancel, caps.first_calls
         )
         self._checkpoint()
         if self._journal is not None:

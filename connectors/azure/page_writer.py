@@ -56,6 +56,7 @@ class PageBlobWriter:
             native_zero=True,
             durable_writes=True,
             concurrency=concurrency,
+            first_calls=concurrency,  # 4 MiB a call, sent without the interpreter's lock
             digest=BLAKE3,
         )
 

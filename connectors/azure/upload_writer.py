@@ -94,6 +94,7 @@ class UploadWriter:
             native_zero=True,
             durable_writes=True,
             concurrency=concurrency,
+            first_calls=concurrency,  # 4 MiB a call, sent without the interpreter's lock
             digest=BLAKE3,
         )
 

@@ -51,6 +51,12 @@ def test_a_small_crew_is_what_was_asked_for(most: int) -> None:
     assert set(sizes(Crew(most, 0.0), distant, 0.0, 10.0)) == {most}
 
 
+def test_it_begins_with_as_many_as_were_asked_for_and_tries_no_more_than_the_most() -> None:
+    assert set(sizes(Crew(16, 0.0, first=16), near, 0.0, 1.0)) == {16}
+    assert sizes(Crew(32, 0.0, first=8), distant, 0.0, 0.05)[0] == 8
+    assert Crew(2, 0.0, first=8).size == 2
+
+
 def test_a_limit_that_is_no_power_of_two_is_reached_and_kept() -> None:
     seen = sizes(Crew(21, 0.0), distant, 0.0, 10.0)
     assert max(seen) == seen[-1] == 21

@@ -96,18 +96,23 @@ class HollowSealer(ChunkSealer):
 
         self.content_id = content_id
 
-    def seal(self, kind: ChunkKind, content_id: bytes, data: Data) -> SealedChunk:
-        """See ``ChunkSealer.seal``."""
+    def seal_all(
+        self, kind: ChunkKind, ids: Sequence[bytes], parts: Sequence[Data]
+    ) -> list[SealedChunk]:
+        """See ``ChunkSealer.seal_all``."""
         if kind is ChunkKind.NODE:
-            return super().seal(kind, content_id, data)
-        sealed = _SEALED[content_id[0]]
-        return SealedChunk(content_id, kind, 1, Codec.ZSTD, CHUNK_BYTES, _NONCE, sealed)
+            return super().seal_all(kind, ids, parts)
+        return [_hollow(kind, one) for one in ids]
+
+
+def _hollow(kind: ChunkKind, one: bytes) -> SealedChunk:
+    return SealedChunk(one, kind, 1, Codec.ZSTD, CHUNK_BYTES, _NONCE, _SEALED[one[0]])
 
 
 class HollowBuffers(PageBuffers):
     """Puts hollow parts together to a hollow pack."""
 
-    def joined(self, parts: Sequence[bytes]) -> memoryview:
+    def joined(self, parts: Sequence[Bytes]) -> memoryview:
         """See ``PageBuffers.joined``."""
         if isinstance(parts[0], Hollow):
             made = HollowPack()

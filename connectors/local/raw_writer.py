@@ -11,7 +11,12 @@ from connectors.local.direct import DirectFile
 from connectors.local.partial import PartialFile, failure
 from sealift.disk import Unwritten, WriterCaps
 from sealift.errors import LockedError, TargetError
+from sealift.pipeline import FIRST_WORKERS
 from sealift.units import KiB, MiB, round_down
+
+_FIRST_CALLS = max(1, min(FIRST_WORKERS, os.cpu_count() or 2))
+"""A disk takes what one processor makes; more workers than processors only pay off where the
+source is far."""
 
 _FALLOC_KEEP_SIZE, _FALLOC_PUNCH_HOLE = 1, 2  # linux/falloc.h
 _ZEROES = bytes(MiB)
@@ -173,6 +178,7 @@ def _caps(size: int, block_size: int, max_op_bytes: int) -> WriterCaps:
         unwritten=Unwritten.ZERO,
         max_op_bytes=max(block_size, round_down(max_op_bytes, block_size)),
         native_zero=True,
+        first_calls=_FIRST_CALLS,
     )
 
 

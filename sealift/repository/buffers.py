@@ -31,7 +31,7 @@ class PageBuffers:
         self._kept = kept
         self._free: list[mmap.mmap] = []
 
-    def joined(self, parts: Sequence[bytes]) -> memoryview:
+    def joined(self, parts: Sequence[Bytes]) -> memoryview:
         """The parts, one behind the other; give it back when it is not needed any more."""
         view = self.taken(sum(map(len, parts)))
         at = 0

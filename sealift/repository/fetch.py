@@ -7,7 +7,9 @@ whole, once; who reads here and there gets ranges of them.
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import islice
 
 from sealift.errors import IntegrityError, ObjectMissingError
 from sealift.repository.blocks import TreeIds
@@ -15,7 +17,8 @@ from sealift.repository.index import Location
 from sealift.repository.session import Repository
 from sealift.repository.tree import ZERO_ID
 from sealift.repository.whole import WholePacks
-from sealift.sealing.chunks import ChunkKind
+from sealift.sealing.chunks import ChunkKind, stored_chunk
+from sealift.sealing.xaes import Data
 from sealift.units import KiB, MiB
 
 WINDOW_BYTES = 64 * MiB
@@ -29,8 +32,14 @@ _STRETCH = 8
 """Chunks asked for in a window before it counts as read in a stretch: half a megabyte."""
 _WHOLE_SHARE = 4
 """A pack is read whole when a quarter of it is wanted in a window."""
+_OPENED_BYTES = MiB
+"""Opened at once: what stays in a near cache until it is put where it belongs."""
 _GAP_BYTES = 256 * KiB
 """Ranges this close are one request: it costs more to ask twice."""
+
+
+_ByPack = dict[str, list[tuple[bytes, Location]]]
+"""Chunks by the name of the pack that they are in."""
 
 
 @dataclass
@@ -44,7 +53,7 @@ class _Window:
 
 @dataclass
 class _Target:
-    """A buffer that chunks are put into, each as soon as it is opened: so it is in a near cache.
+    """A buffer that chunks are put into, a few as soon as they are opened.
 
     Attributes:
         chunk: bytes of each.
@@ -60,10 +69,10 @@ class _Target:
     places: dict[bytes, list[int]] = field(default_factory=dict)
     kept: dict[bytes, bytes] | None = None
 
-    def put(self, one: bytes, data: bytes) -> None:
+    def put(self, one: bytes, data: Data) -> None:
         """Put a chunk wherever it belongs."""
         if self.kept is not None:
-            self.kept[one] = data
+            self.kept[one] = bytes(data)
         for index in self.places[one]:
             at = index * self.chunk - self.offset
             if 0 <= at <= len(self.buffer) - self.chunk:
@@ -128,7 +137,7 @@ class ChunkFetcher:
         for number in range(first // self._span, (after - 1) // self._span + 1):
             window = self._window(number, len(missing))
             where.update((one, window.places[one]) for one in missing & window.places.keys())
-            whole |= self._whole_packs(window)
+            whole |= self._whole_packs(number, window)
         lost = next(iter(missing - where.keys()), None)
         if lost is not None:
             raise IntegrityError(
@@ -161,57 +170,79 @@ class ChunkFetcher:
             wanted[where.pack] = wanted.get(where.pack, 0) + where.length
         return _Window(places, wanted)
 
-    def _whole_packs(self, window: _Window) -> set[str]:
+    def _whole_packs(self, number: int, window: _Window) -> set[str]:
+        """Those that are worth it for this window and the ones beside it.
+
+        A pack does not begin where a window does: what is a tenth here is the rest of what is
+        read next, or of what is in memory already.
+        """
         if window.asked < _STRETCH:
             return set()
-        size = self._repository.index.pack_size
-        return {p for p, wanted in window.wanted.items() if 0 < size(p) <= wanted * _WHOLE_SHARE}
+        last = (self._chunks - 1) // self._span
+        near = [self._window(n, 0) for n in (number - 1, number + 1) if 0 <= n <= last]
+        size, found = self._repository.index.pack_size, set()
+        for pack, wanted in window.wanted.items():
+            wanted += sum(beside.wanted.get(pack, 0) for beside in near)
+            if 0 < size(pack) <= wanted * _WHOLE_SHARE:
+                found.add(pack)
+        return found
 
     def _open_all(self, where: dict[bytes, Location], whole: set[str], target: "_Target") -> None:
-        by_pack: dict[str, list[tuple[bytes, Location]]] = {}
+        by_pack: _ByPack = {}
         for one, place in where.items():
             by_pack.setdefault(place.pack, []).append((one, place))
-        for pack, chunks in by_pack.items():
-            try:
-                if pack not in whole or not self._from_whole(pack, chunks, target):
-                    self._from_ranges(pack, chunks, target)
-            except ObjectMissingError as error:
-                raise IntegrityError(
-                    f"{pack} is missing, and with it chunk {chunks[0][0].hex()}",
-                    next_step="run repository check to see which points need it",
-                ) from error
+        at_once = {pack: by_pack[pack] for pack in by_pack.keys() & whole}
+        if not at_once or not self._from_several(at_once, target):
+            at_once = {}
+        for pack in by_pack.keys() - at_once.keys():
+            self._from_pack(pack, by_pack[pack], pack in whole, target)
 
-    def _from_whole(
-        self, pack: str, chunks: list[tuple[bytes, Location]], target: "_Target"
-    ) -> bool:
-        """False when it is damaged: it may be so in places that nobody needs here."""
+    def _from_several(self, by_pack: "_ByPack", target: "_Target") -> bool:
+        """Out of whole packs; False when something is wrong, and nobody knows where."""
+        size = self._repository.index.pack_size
+        sealed: list[tuple[bytes, Location, memoryview]] = []
         try:
-            with self._packs.held(pack, self._repository.index.pack_size(pack)) as data:
-                self._from_bytes(chunks, 0, data, target)
-        except IntegrityError:
+            with ExitStack() as stack:
+                for pack, chunks in by_pack.items():
+                    data = stack.enter_context(self._packs.held(pack, size(pack)))
+                    sealed += _cut(chunks, 0, data)
+                self._open(sealed, target)
+        except (IntegrityError, ObjectMissingError):
             return False
         return True
+
+    def _from_pack(
+        self, pack: str, chunks: list[tuple[bytes, Location]], whole: bool, target: "_Target"
+    ) -> None:
+        try:
+            if not whole or not self._from_several({pack: chunks}, target):
+                self._from_ranges(pack, chunks, target)
+        except ObjectMissingError as error:
+            raise IntegrityError(
+                f"{pack} is missing, and with it chunk {chunks[0][0].hex()}",
+                next_step="run repository check to see which points need it",
+            ) from error
 
     def _from_ranges(
         self, pack: str, chunks: list[tuple[bytes, Location]], target: "_Target"
     ) -> None:
         for start, end, part in _joined(chunks):
             data = self._repository.store.get(pack, start, end - start)
-            self._from_bytes(part, start, memoryview(data), target)
+            self._open(_cut(part, start, memoryview(data)), target)
 
-    def _from_bytes(
-        self,
-        chunks: Iterable[tuple[bytes, Location]],
-        start: int,
-        data: memoryview,
-        target: "_Target",
+    def _open(
+        self, sealed: Iterable[tuple[bytes, Location, memoryview]], target: "_Target"
     ) -> None:
-        for one, where in chunks:
-            at = where.offset - start
-            sealed = data[at : at + where.length]
-            if where.plain != self._chunk:
-                raise IntegrityError(f"chunk {one.hex()} of {where.plain} bytes")
-            target.put(one, self._repository.opened(ChunkKind.DATA, one, where, sealed))
+        left, at_once = iter(sealed), max(1, _OPENED_BYTES // self._chunk)
+        while part := list(islice(left, at_once)):
+            stored = []
+            for one, where, data in part:
+                if where.plain != self._chunk:
+                    raise IntegrityError(f"chunk {one.hex()} of {where.plain} bytes")
+                told = (ChunkKind.DATA, one, where.codec, where.plain, where.epoch)
+                stored.append(stored_chunk(*told, data))
+            for chunk, plain in zip(stored, self._repository.sealer.open_all(stored), strict=True):
+                target.put(chunk.id, plain)
 
     def _put_kept(self, target: "_Target") -> set[bytes]:
         with self._lock:
@@ -234,6 +265,16 @@ class ChunkFetcher:
             self._windows.clear()
             self._opened.clear()
         self._packs.drop()
+
+
+def _cut(
+    chunks: Iterable[tuple[bytes, Location]], start: int, data: memoryview
+) -> list[tuple[bytes, Location, memoryview]]:
+    """Sealed chunks out of the bytes of a pack from ``start`` on."""
+    return [
+        (one, where, data[where.offset - start : where.offset - start + where.length])
+        for one, where in chunks
+    ]
 
 
 def _joined(

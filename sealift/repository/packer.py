@@ -104,7 +104,8 @@ class Packer:
         self._resend()
         ticket, fresh = self._claim(kind, ids)
         try:
-            sealed = [self._sealer.seal(kind, ids[n], parts[n]) for n in fresh]
+            fresh_ids, fresh_parts = [ids[n] for n in fresh], [parts[n] for n in fresh]
+            sealed = self._sealer.seal_all(kind, fresh_ids, fresh_parts)
             full = self._collect(kind, sealed)
         except BaseException as error:
             self._fail(error)  # others rely on these chunks by now

@@ -19,7 +19,7 @@ from sealift.objects import Bytes
 from sealift.repository.names import RANDOM_BYTES, pack_name, pack_raw
 from sealift.sealing.chunks import MAX_CHUNK_BYTES, OVERHEAD_BYTES, ChunkKind, SealedChunk
 from sealift.sealing.records import RecordKind, RecordSealer, padme
-from sealift.sealing.xaes import NONCE_BYTES
+from sealift.sealing.xaes import NONCE_BYTES, Data
 from sealift.units import MiB
 
 PACK_BYTES = 32 * MiB
@@ -120,7 +120,7 @@ class PackBuilder:
         self,
         records: RecordSealer,
         entropy: Callable[[int], bytes],
-        join: Callable[[Sequence[bytes]], Bytes] = b"".join,
+        join: Callable[[Sequence[Data]], Bytes] = b"".join,
     ) -> tuple[Toc, Bytes]:
         """The pack under a new random name: its table and the whole object.
 

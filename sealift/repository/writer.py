@@ -16,9 +16,11 @@ from sealift.units import MiB
 
 OPERATION_BYTES = MiB
 """One write: 16 chunks of 64 KiB share its overhead, and workers are still served evenly."""
-WORKERS = max(2, min(8, (os.cpu_count() or 2) + 1))
+_PROCESSORS = os.cpu_count() or 2
+WORKERS = max(2, min(8, _PROCESSORS + 1))
 """Sealing takes a processor each, and one worker waits for the store; with more, a seed on two
-processors took a tenth more of their time."""
+processors took a tenth more of their time. A store that is a folder here takes so little time that
+one for each processor is enough; so they begin without the last one."""
 _BATCH = 4096
 
 
@@ -70,6 +72,7 @@ class RepositoryWriter:
             whole_blocks=True,
             wants_digests=True,
             concurrency=max(1, min(WORKERS, repository.store.caps.concurrency)),
+            first_calls=max(1, min(WORKERS - 1, _PROCESSORS)),
             digest=digest,
             keeps_digests=True,
             base=known,

@@ -1,12 +1,16 @@
 """Sealed chunks: a content id, compression, encryption, and the proof that it can be undone."""
 
+import os
 import struct
+import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from itertools import count
 
 from sealift.errors import IntegrityError
 from sealift.sealing.compression import Codec, Compressor
-from sealift.sealing.keys import CONTENT_ID_BYTES, KeyRing
+from sealift.sealing.keys import CONTENT_ID_BYTES, FRESH_BYTES, KeyRing
 from sealift.sealing.version import FORMAT_VERSION, MAGIC
 from sealift.sealing.xaes import NONCE_BYTES, TAG_BYTES, Data
 
@@ -15,6 +19,10 @@ MAX_CHUNK_BYTES = 4 * 1024 * 1024
 OVERHEAD_BYTES = NONCE_BYTES + TAG_BYTES
 """What sealing adds to a chunk that does not compress."""
 
+_TURNS = max(1, (os.cpu_count() or 2) // 2)
+"""Threads that encrypt or hash at once. A chunk takes some ten microseconds of either, without the
+interpreter's lock: threads that do so beside each other spend longer on getting it back. On two
+processors a restore with three workers takes an eighth less time when they take turns."""
 _WORTH_SHIFT = 6
 """A frame is stored if it saves a 64th: what saves less costs a restore more than it is worth."""
 
@@ -49,7 +57,7 @@ class SealedChunk:
     codec: int
     plain_length: int
     nonce: bytes
-    ciphertext: bytes
+    ciphertext: Data
 
     @property
     def size(self) -> int:
@@ -59,7 +67,7 @@ class SealedChunk:
     @property
     def sealed(self) -> bytes:
         """Nonce, ciphertext and tag, as a pack holds them; a copy."""
-        return self.nonce + self.ciphertext
+        return b"".join((self.nonce, self.ciphertext))
 
 
 class ChunkSealer:
@@ -75,34 +83,60 @@ class ChunkSealer:
         self._proof = ring.twin()
         self._compressor = Compressor(level)
         self.content_id = ring.content_id
+        self._turns = threading.BoundedSemaphore(_TURNS)
 
     def seal(self, kind: ChunkKind, content_id: bytes, data: Data) -> SealedChunk:
-        """Seal a chunk, then open what came of it and compare it with its content id.
+        """Seal one chunk; see ``seal_all``."""
+        return self.seal_all(kind, [content_id], [data])[0]
 
-        The id is of what the caller read, so the comparison finds a bit that flipped at any
+    def seal_all(
+        self, kind: ChunkKind, ids: Sequence[bytes], parts: Sequence[Data]
+    ) -> list[SealedChunk]:
+        """Seal chunks, then open what came of them and compare it with their content ids.
+
+        An id is of what the caller read, so the comparison finds a bit that flipped at any
         stage since then: in the caller's buffer, the compressor, the cipher or, since the
-        proof has keys of its own, a key.
+        proof has keys of its own, a key. Memory: frames and plaintexts once more.
+
+        Args:
+            kind: object type of all.
+            ids: content ids.
+            parts: plaintexts, in the same order.
 
         Raises:
-            IntegrityError: what was sealed does not open to what the id was made of; a fault
+            IntegrityError: what was sealed does not open to what an id was made of; a fault
                 of this machine's memory or of the compressor. Nothing was handed on.
         """
-        length = len(data)
-        if not 0 < length <= MAX_CHUNK_BYTES or len(content_id) != CONTENT_ID_BYTES:
-            raise ValueError(f"a chunk has 1 to {MAX_CHUNK_BYTES} bytes, not {length}")
-        payload, codec = self._packed(data, length)
-        epoch = self._ring.epoch
-        aad = _aad(self._ring, kind, content_id, codec, length, epoch)
-        hashed = b"" if codec is Codec.NONE else bytes(payload)  # no copy: a frame is bytes
-        nonce = self._ring.nonce(aad, hashed)
-        ciphertext = self._ring.chunk_key(epoch).seal(nonce, payload, aad)
+        for content_id, data in zip(ids, parts, strict=True):
+            if not 0 < len(data) <= MAX_CHUNK_BYTES or len(content_id) != CONTENT_ID_BYTES:
+                raise ValueError(f"a chunk has 1 to {MAX_CHUNK_BYTES} bytes, not {len(data)}")
+        if not ids:
+            return []
+        frames = self._compressor.compress_all(parts)
+        with self._turns:
+            fresh = self._ring.entropy(FRESH_BYTES * len(ids))  # one system call for all
+            sealed = [
+                self._sealed(kind, content_id, parts[n], frames[n], fresh[at : at + FRESH_BYTES])
+                for n, (content_id, at) in enumerate(zip(ids, count(0, FRESH_BYTES)))
+            ]
         try:
-            self._open(self._proof, kind, content_id, codec, length, epoch, nonce, ciphertext, True)
+            self._opened(self._proof, sealed, check_ids=True)
         except IntegrityError as error:
             raise IntegrityError(
                 f"a chunk that was just sealed does not open to what was read: {error.message}",
                 next_step="test this machine's memory; nothing of this chunk was stored",
             ) from None
+        return sealed
+
+    def _sealed(
+        self, kind: ChunkKind, content_id: bytes, data: Data, frame: Data, fresh: bytes
+    ) -> SealedChunk:
+        length, epoch = len(data), self._ring.epoch
+        worth = len(frame) <= length - (length >> _WORTH_SHIFT)
+        payload, codec = (frame, Codec.ZSTD) if worth else (data, Codec.NONE)
+        aad = _aad(self._ring, kind, content_id, codec, length, epoch)
+        nonce = self._ring.nonce(aad, frame if worth else b"", fresh)
+        ciphertext = self._ring.chunk_key(epoch).seal(nonce, payload, aad)
         return SealedChunk(content_id, kind, epoch, codec, length, nonce, ciphertext)
 
     def open(
@@ -131,15 +165,26 @@ class ChunkSealer:
         Raises:
             IntegrityError: names what is wrong.
         """
-        nonce, ciphertext = bytes(sealed[:NONCE_BYTES]), memoryview(sealed)[NONCE_BYTES:]
+        chunk = stored_chunk(kind, content_id, codec, plain_length, epoch, sealed)
+        return bytes(self._named(chunk, check_id=check_id))
+
+    def open_all(self, chunks: Sequence[SealedChunk]) -> list[Data]:
+        """The plaintexts of chunks, in order, each proven by its id.
+
+        Raises:
+            IntegrityError: names a chunk, and what is wrong with it.
+        """
         try:
-            return self._open(
-                *(self._ring, kind, content_id, codec, plain_length, epoch),
-                *(nonce, ciphertext, check_id),
-            )
+            return self._opened(self._ring, chunks, check_ids=True)
+        except IntegrityError:
+            return [self._named(chunk, check_id=True) for chunk in chunks]
+
+    def _named(self, chunk: SealedChunk, *, check_id: bool) -> Data:
+        try:
+            return self._opened(self._ring, [chunk], check_ids=check_id)[0]
         except IntegrityError as error:
             raise IntegrityError(
-                f"chunk {content_id.hex()}: {error.message}", next_step=error.next_step
+                f"chunk {chunk.id.hex()}: {error.message}", next_step=error.next_step
             ) from None
 
     def reseal(self, chunk: SealedChunk) -> SealedChunk:
@@ -154,38 +199,47 @@ class ChunkSealer:
         )
         return self.seal(chunk.kind, chunk.id, data)
 
-    def _open(
-        self,
-        ring: KeyRing,
-        kind: ChunkKind,
-        content_id: bytes,
-        codec: int,
-        length: int,
-        epoch: int,
-        nonce: bytes,
-        ciphertext: Data,
-        check_id: bool,
-    ) -> bytes:
-        _check_bounds(codec, length, len(nonce) + len(ciphertext))
-        aad = _aad(ring, kind, content_id, codec, length, epoch)
-        payload = ring.chunk_key(epoch).open(nonce, ciphertext, aad)
-        data = self._unpacked(codec, payload, length)
-        if check_id and ring.content_id(data) != content_id:
-            raise IntegrityError("the content does not have this id")
-        return data
+    def _opened(
+        self, ring: KeyRing, chunks: Sequence[SealedChunk], *, check_ids: bool
+    ) -> list[Data]:
+        with self._turns:
+            found: list[Data] = [_decrypted(ring, chunk) for chunk in chunks]
+        framed = [n for n, chunk in enumerate(chunks) if chunk.codec == Codec.ZSTD]
+        if framed:
+            frames = [bytes(found[n]) for n in framed]  # no copy: they are bytes
+            expanded = self._compressor.expand_all(frames, [chunks[n].plain_length for n in framed])
+            for place, n in enumerate(framed):
+                found[n] = expanded[place]
+        with self._turns:
+            for chunk, data in zip(chunks, found, strict=True):
+                if len(data) != chunk.plain_length:
+                    raise IntegrityError(f"it has {len(data)} bytes, not {chunk.plain_length}")
+                if check_ids and ring.content_id(data) != chunk.id:
+                    raise IntegrityError("the content does not have this id")
+        return found
 
-    def _packed(self, data: Data, length: int) -> tuple[Data, Codec]:
-        frame = self._compressor.compress(data)
-        if len(frame) <= length - (length >> _WORTH_SHIFT):
-            return frame, Codec.ZSTD
-        return data, Codec.NONE
 
-    def _unpacked(self, codec: int, payload: bytes, length: int) -> bytes:
-        if codec == Codec.ZSTD:
-            return self._compressor.expand(payload, length)
-        if len(payload) != length:
-            raise IntegrityError(f"it has {len(payload)} bytes, not {length}")
-        return payload
+def stored_chunk(
+    kind: ChunkKind, content_id: bytes, codec: int, plain_length: int, epoch: int, sealed: Data
+) -> SealedChunk:
+    """A chunk as a store holds it; no copy of the ciphertext.
+
+    Args:
+        kind: the object type that is expected.
+        content_id: from the tree or the index.
+        codec: as sealed.
+        plain_length: as sealed.
+        epoch: as sealed.
+        sealed: nonce, ciphertext, tag; may be anything.
+    """
+    nonce, ciphertext = bytes(sealed[:NONCE_BYTES]), memoryview(sealed)[NONCE_BYTES:]
+    return SealedChunk(content_id, kind, epoch, codec, plain_length, nonce, ciphertext)
+
+
+def _decrypted(ring: KeyRing, chunk: SealedChunk) -> bytes:
+    _check_bounds(chunk.codec, chunk.plain_length, chunk.size)
+    aad = _aad(ring, chunk.kind, chunk.id, chunk.codec, chunk.plain_length, chunk.epoch)
+    return ring.chunk_key(chunk.epoch).open(chunk.nonce, chunk.ciphertext, aad)
 
 
 def _check_bounds(codec: int, length: int, sealed: int) -> None:

@@ -32,7 +32,7 @@ MAX_EPOCH = 4096
 
 Entropy = Callable[[int], bytes]
 
-_RANDOM_BYTES = 32
+FRESH_BYTES = 32
 
 
 class Purpose(Enum):
@@ -191,7 +191,7 @@ class KeyRing:
         """Keyed hash of a chunk's plaintext: 32 bytes, the same in every epoch."""
         return self._hash(self._id_key, data)
 
-    def nonce(self, aad: bytes, payload: bytes) -> bytes:
+    def nonce(self, aad: bytes, payload: Data, fresh: bytes = b"") -> bytes:
         """24 bytes that no other message of this epoch has.
 
         A keyed hash of 32 random bytes *and* of all that is sealed. Where a cloned machine
@@ -201,8 +201,10 @@ class KeyRing:
         Args:
             aad: associated data of the message.
             payload: of the message; empty if ``aad`` names it whole, as a content id does.
+            fresh: ``FRESH_BYTES`` of ``entropy`` that nothing else was made of; drawn here
+                when not given.
         """
-        message = self.entropy(_RANDOM_BYTES) + aad + payload
+        message = b"".join((fresh or self.entropy(FRESH_BYTES), aad, payload))
         return self._hash(self._nonce_key, message)[:NONCE_BYTES]
 
     def _derive(self, purpose: Purpose, epoch: int) -> bytes:

@@ -6,8 +6,10 @@ import re
 from collections.abc import Callable
 from functools import cache
 
+import pytest
+
 from sealift.errors import IntegrityError, NewerFormatError, SlotDamagedError, UsageError
-from sealift.sealing.chunks import MAX_CHUNK_BYTES, ChunkKind, ChunkSealer
+from sealift.sealing.chunks import MAX_CHUNK_BYTES, ChunkKind, ChunkSealer, stored_chunk
 from sealift.sealing.compression import Compressor
 from sealift.sealing.config import Config
 from sealift.sealing.kdf import LEAST_ARGON2
@@ -136,13 +138,15 @@ def _sealed_chunks() -> Target:
     def parse(data: bytes) -> object:
         claims, sealed = data[:10].ljust(10, b"\0"), data[10:]
         length = int.from_bytes(claims[2:], "big", signed=True)
+        told = (ChunkKind.DATA, chunk.id, claims[0], length, claims[1], sealed)
         try:
-            found = chunks.open(
-                *(ChunkKind.DATA, chunk.id, claims[0], length, claims[1], sealed), check_id=True
-            )
+            found = chunks.open(*told, check_id=True)
         except IntegrityError as error:
+            with pytest.raises(IntegrityError, match=re.escape(error.message)):
+                chunks.open_all([chunk, stored_chunk(*told)])
             return _why(error)
         assert found == _PLAIN
+        assert all(data == _PLAIN for data in chunks.open_all([stored_chunk(*told), chunk]))
         return "opened"
 
     seeds = (_cut(head + chunk.sealed, 1, 1, 8, 24, 40),)
@@ -152,10 +156,22 @@ def _sealed_chunks() -> Target:
 def _frames() -> Target:
     """What a holder of the keys may have sealed: the frames inside."""
     compressor = Compressor(1)
+    good = compressor.compress(_PLAIN)
 
     def parse(data: bytes) -> object:
         length = int.from_bytes(data[:4].ljust(4, b"\0"), "big") % (MAX_CHUNK_BYTES + 1)
-        assert len(compressor.expand(data[4:], length)) == length
+        among = [good, data[4:], good], [len(_PLAIN), length, len(_PLAIN)]
+        try:
+            found = compressor.expand(data[4:], length)
+        except IntegrityError:
+            if length:
+                with pytest.raises(IntegrityError):
+                    compressor.expand_all(*among)
+            raise
+        assert len(found) == length
+        if length:
+            expanded = [bytes(one) for one in compressor.expand_all(*among)]
+            assert expanded == [_PLAIN, found, _PLAIN]
         return "expanded"
 
     seeds = tuple(

@@ -285,6 +285,38 @@ def test_a_read_needs_no_alignment(world: World) -> None:
         assert buffer == data[at : at + 9000]
 
 
+def test_who_reads_in_order_reads_each_pack_once_and_whole(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Packs of 15 chunks, windows of 16: the few of a pack that a window wants are its rest."""
+    assert isinstance(world.store, MemoryObjectStore)
+    monkeypatch.setattr("sealift.repository.fetch.WINDOW_BYTES", 16 * CHUNK)
+    data = random.Random(4).randbytes(160 * CHUNK)
+    tree = written(world.init(), memory_reader(data), world.context())
+    asked: list[tuple[str, int]] = []
+    ranges: list[tuple[str, int]] = []
+    get_into, get = world.store.get_into, world.store.get
+
+    def whole(name: str, start: int, buffer: memoryview) -> None:
+        asked.append((name, start))
+        get_into(name, start, buffer)
+
+    def part(name: str, start: int = 0, length: int | None = None) -> bytes:
+        if length is not None:
+            ranges.append((name, start))
+        return get(name, start, length)
+
+    reader = RepositoryReader(world.open(), tree, "test")
+    monkeypatch.setattr(world.store, "get_into", whole)
+    monkeypatch.setattr(world.store, "get", part)
+    buffer = bytearray(8 * CHUNK)
+    for at in range(0, len(data), len(buffer)):
+        reader.read_into(at, memoryview(buffer))
+        assert buffer == data[at : at + len(buffer)]
+    assert set(ranges) <= set(asked)  # the store's get_into gets
+    assert len(asked) == len(set(asked)) > 8
+
+
 def ring_with_epochs(epochs: int) -> KeyRing:
     roots = [RootKey(hashlib.sha256(str(n).encode()).digest()) for n in range(epochs)]
     return KeyRing(roots[-1], bytes(16), epochs, past=roots[:-1])

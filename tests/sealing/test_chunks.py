@@ -38,6 +38,33 @@ def test_what_is_sealed_opens_to_the_same(
     assert chunk.codec == (Codec.NONE if data in (b"x", NOISE) else Codec.ZSTD)
 
 
+def test_many_at_once_are_each_what_they_are_alone(chunks: ChunkSealer) -> None:
+    parts = [TEXT, NOISE, b"x", bytes(4096), words(9000), NOISE * 3, TEXT[:99]]
+    ids = [chunks.content_id(data) for data in parts]
+    many = chunks.seal_all(ChunkKind.DATA, ids, parts)
+    alone = [sealed(chunks, data) for data in parts]
+    facts = [(c.id, c.kind, c.epoch, c.codec, c.plain_length, c.size) for c in many]
+    assert facts == [(c.id, c.kind, c.epoch, c.codec, c.plain_length, c.size) for c in alone]
+    assert {c.codec for c in many} == {Codec.NONE, Codec.ZSTD}
+    assert len({c.nonce for c in many}) == len(parts)
+    assert [bytes(data) for data in chunks.open_all(many)] == parts
+    assert [opened(chunks, chunk, check_id=True) for chunk in many] == parts
+    assert not chunks.seal_all(ChunkKind.DATA, [], [])
+    assert not chunks.open_all([])
+
+
+@pytest.mark.fault(45)
+@pytest.mark.parametrize("place", range(3))
+def test_of_many_the_damaged_one_is_named(chunks: ChunkSealer, place: int) -> None:
+    parts = [TEXT, NOISE, words(5000)]
+    many = chunks.seal_all(ChunkKind.DATA, [chunks.content_id(data) for data in parts], parts)
+    broken = bytearray(many[place].ciphertext)
+    broken[len(broken) // 2] ^= 1
+    many[place] = replace(many[place], ciphertext=bytes(broken))
+    with pytest.raises(IntegrityError, match=f"^chunk {many[place].id.hex()}: the tag"):
+        chunks.open_all(many)
+
+
 def test_a_view_of_a_buffer_is_sealed_as_its_bytes_are(chunks: ChunkSealer) -> None:
     buffer = memoryview(bytearray(TEXT))
     chunk = chunks.seal(ChunkKind.DATA, chunks.content_id(buffer), buffer)

@@ -1,5 +1,6 @@
 """Frames that lie, sealed by somebody who holds the keys: refused before memory is taken."""
 
+import random
 import struct
 import tracemalloc
 
@@ -14,6 +15,7 @@ from tests.sealing.conftest import ring_of
 
 LENGTH = 65536
 PLAIN = b"sixteen bytes ab" * (LENGTH // 16)
+NOISE = random.Random(7).randbytes(LENGTH)
 MAGIC = b"\x28\xb5\x2f\xfd"
 SKIPPABLE = struct.pack("<II", 0x184D2A50, 4) + b"skip"
 
@@ -113,6 +115,35 @@ def test_a_record_s_frame_is_judged_alike(name: str) -> None:
     with pytest.raises(IntegrityError):
         Compressor(3).expand(FRAMES[name], LENGTH)
     assert Compressor(3).expand(compressed(PLAIN), LENGTH) == PLAIN
+
+
+@pytest.mark.fault(47)
+@pytest.mark.parametrize("name", FRAMES)
+def test_a_frame_among_others_is_judged_alike(name: str) -> None:
+    good = compressed(PLAIN)
+    tracemalloc.start()
+    try:
+        with pytest.raises(IntegrityError):
+            Compressor(3).expand_all([good, FRAMES[name], good], [LENGTH] * 3)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < len(FRAMES[name]) + 4 * LENGTH + 200_000
+
+
+@pytest.mark.parametrize("checksum", [False, True])
+@pytest.mark.parametrize("data", [b"x", bytes(LENGTH), NOISE, PLAIN, (PLAIN + NOISE) * 9])
+def test_the_end_of_any_good_frame_is_found(data: bytes, checksum: bool) -> None:
+    """Raw, run-length and compressed blocks, one or many, with a checksum or without."""
+    frames = [zstandard.ZstdCompressor(level=3, write_checksum=checksum).compress(data)] * 2
+    assert [bytes(one) for one in Compressor(3).expand_all(frames, [len(data)] * 2)] == [data] * 2
+    with pytest.raises(IntegrityError, match="the frame ends at"):
+        Compressor(3).expand_all([frames[0], frames[0] + b"\0"], [len(data)] * 2)
+
+
+def test_a_frame_of_nothing_is_not_handed_on() -> None:
+    with pytest.raises(ValueError, match="without data"):
+        Compressor(3).expand_all([compressed(PLAIN)] * 2, [LENGTH, 0])
 
 
 @pytest.mark.fault(47)

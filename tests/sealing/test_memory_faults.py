@@ -1,7 +1,7 @@
 """Bits that flip while a chunk is sealed, and random bytes that repeat."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -111,6 +111,34 @@ def test_a_bit_that_flips_while_a_chunk_is_sealed_is_found(
         found += flip.done
     assert found == FLIPS
     evidence(f"bits flipped in {stage}", f"{FLIPS}, sealed: 0")
+
+
+def _frames(patch: pytest.MonkeyPatch, flip: Flip) -> None:
+    """One of the frames that were compressed at once."""
+    whole = Compressor.compress_all
+
+    def compressing(self: Compressor, parts: Sequence[bytes]) -> list[bytes]:
+        frames = [bytes(frame) for frame in whole(self, parts)]
+        return [*frames[:-1], flip(frames[-1])]
+
+    patch.setattr(Compressor, "compress_all", compressing)
+
+
+@pytest.mark.fault(9)
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_bit_that_flips_while_many_are_sealed_is_found(
+    stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = [DATA, DATA[: len(DATA) // 2], DATA[7:]]
+    stages = {**STAGES, "compressed bytes": _frames}
+    for seed in range(FLIPS):
+        flip, chunks = Flip(seed), ChunkSealer(ring_of())
+        ids = [chunks.content_id(data) for data in parts]
+        with monkeypatch.context() as patch:
+            stages[stage](patch, flip)
+            with pytest.raises(IntegrityError, match="that was just sealed does not open"):
+                chunks.seal_all(ChunkKind.DATA, ids, parts)
+        assert flip.done
 
 
 @pytest.mark.fault(9)

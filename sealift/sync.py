@@ -3,6 +3,7 @@
 import random
 import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 from sealift.blockmap import BlockMap
@@ -17,6 +18,7 @@ from sealift.plan import Action, Op, plan
 from sealift.progress import DiskMeter, DiskProgress, Sink, silent
 from sealift.ratelimit import RateLimit, Unlimited
 from sealift.retry import Retrier, RetryPolicy
+from sealift.turns import SHORT_BYTES, turns
 from sealift.units import MiB
 
 FLUSH_INTERVAL_BYTES = 256 * MiB
@@ -121,6 +123,7 @@ class _Sync:
         known = base if base is not None else self._caps.base
         self._base = known if self._caps.unwritten is Unwritten.BASE else None
         self._digests = self._caps.wants_digests or journal is not None or base is not None
+        self._hashing = turns() if self._caps.block_size <= SHORT_BYTES else nullcontext()
         self._zeroes: dict[int, bytes] = {}
         self._pool = BufferPool(self._caps.max_op_bytes)
         self._meter = DiskMeter(label, context.sink, context.clock)
@@ -265,7 +268,8 @@ class _Sync:
         if op.action is Action.ZERO:
             return [self._zero_digest(len(part)) for part in parts]
         digest = self._caps.digest.of
-        return [self._zero_digest(len(p)) if is_zero(p) else digest(p) for p in parts]
+        with self._hashing:
+            return [self._zero_digest(len(p)) if is_zero(p) else digest(p) for p in parts]
 
     def _zero_digest(self, size: int) -> bytes:
         found = self._zeroes.get(size)

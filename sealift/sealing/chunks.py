@@ -1,8 +1,6 @@
 """Sealed chunks: a content id, compression, encryption, and the proof that it can be undone."""
 
-import os
 import struct
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -13,16 +11,13 @@ from sealift.sealing.compression import Codec, Compressor
 from sealift.sealing.keys import CONTENT_ID_BYTES, FRESH_BYTES, KeyRing
 from sealift.sealing.version import FORMAT_VERSION, MAGIC
 from sealift.sealing.xaes import NONCE_BYTES, TAG_BYTES, Data
+from sealift.turns import turns
 
 MAX_CHUNK_BYTES = 4 * 1024 * 1024
 """The largest chunk size of a disk's tree."""
 OVERHEAD_BYTES = NONCE_BYTES + TAG_BYTES
 """What sealing adds to a chunk that does not compress."""
 
-_TURNS = max(1, (os.cpu_count() or 2) // 2)
-"""Threads that encrypt or hash at once. A chunk takes some ten microseconds of either, without the
-interpreter's lock: threads that do so beside each other spend longer on getting it back. On two
-processors a restore with three workers takes an eighth less time when they take turns."""
 _WORTH_SHIFT = 6
 """A frame is stored if it saves a 64th: what saves less costs a restore more than it is worth."""
 
@@ -83,7 +78,7 @@ class ChunkSealer:
         self._proof = ring.twin()
         self._compressor = Compressor(level)
         self.content_id = ring.content_id
-        self._turns = threading.BoundedSemaphore(_TURNS)
+        self._turns = turns()
 
     def seal(self, kind: ChunkKind, content_id: bytes, data: Data) -> SealedChunk:
         """Seal one chunk; see ``seal_all``."""

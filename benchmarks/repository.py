@@ -243,17 +243,17 @@ def one_round(image: Path, folder: Path, rng: random.Random) -> Round:
     def seeding() -> None:
         busy[0] = cpu(lambda: ours.save(RawFileReader(image)))
 
-    seed = seconds(seeding), _best(p.save for p in peers)
+    seed = _settled(seeding), _best(p.save for p in peers)
     busy.append(cpu(partial(_parts_alone, image, folder / "parts")))
     before, stored = [p.stored for p in peers], ours.stored
     dirty = scatter_changes(image, CHANGED_SHARE, rng)
-    change = seconds(lambda: ours.save(Tracked(image, dirty))), _best(p.save for p in peers)
+    change = _settled(lambda: ours.save(Tracked(image, dirty))), _best(p.save for p in peers)
     added = ours.stored - stored, min(p.stored - b for p, b in zip(peers, before, strict=True))
     restores = [_restoring(folder, name, p.restore) for name, p in zip("rb", peers, strict=True)]
-    restore = seconds(_restoring(folder, "o", ours.restore)), _best(restores)
+    restore = _settled(_restoring(folder, "o", ours.restore)), _best(restores)
     compressed = _compressed(image, dirty)
     scatter_changes(image, CHANGED_SHARE, rng)
-    compare = seconds(lambda: ours.save(RawFileReader(image))), change[1]
+    compare = _settled(lambda: ours.save(RawFileReader(image))), change[1]
     ours.close()
     return Round(
         seed, (busy[0], busy[1]), change, compare, restore, (stored, min(before)), added, compressed
@@ -261,7 +261,13 @@ def one_round(image: Path, folder: Path, rng: random.Random) -> Round:
 
 
 def _best(works: Iterable[Callable[[], None]]) -> float:
-    return min(seconds(work) for work in works)
+    return min(_settled(work) for work in works)
+
+
+def _settled(work: Callable[[], None]) -> float:
+    """Seconds of ``work``, which does not wait for the disk of whoever came before."""
+    os.sync()
+    return seconds(work)
 
 
 def _restoring(folder: Path, name: str, restore: Callable[[Path], None]) -> Callable[[], None]:

@@ -28,7 +28,7 @@ class _Whole:
 class WholePacks:
     """The packs that were read last. Thread-safe.
 
-    Memory: ``limit`` packs, and one for each thread that looks at one; their buffers are used
+    Memory: ``limit`` packs, and those that threads look at meanwhile; their buffers are used
     again, since new memory costs more processor time than what is read into it.
 
     Args:

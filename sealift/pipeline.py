@@ -14,6 +14,7 @@ from typing import Generic, Protocol, TypeVar
 from sealift.cancel import CancelToken
 from sealift.clock import Clock, SystemClock
 from sealift.host_limits import check_room_for_thread
+from sealift.memory import pages
 
 T = TypeVar("T")
 
@@ -277,7 +278,7 @@ class BufferPool:
         with self._lock:
             if self._free:
                 return self._free.pop()
-        return mmap.mmap(-1, self._size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        return pages(self._size)
 
     def give(self, buffer: mmap.mmap) -> None:
         """Return a buffer; the caller keeps no view of it."""

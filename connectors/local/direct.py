@@ -1,13 +1,16 @@
-"""Writing a file past the page cache, where that can be done.
+"""Writing and reading a file past the page cache, where that can be done.
 
 What is written and flushed at once, and read again months later or never, gains nothing from the
 cache: copying into pages that the kernel has to find first took a fifth of the processor time of
-a seed into a folder, and pushed out what others had there.
+a seed into a folder, and pushed out what others had there. So it is with packs that a restore
+reads whole, once.
 """
 
 import errno
 import fcntl
+import mmap
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from sealift.units import KiB, MiB
@@ -39,14 +42,43 @@ def write_whole(file: int, data: memoryview) -> None:
         done += os.write(file, data[done:])
 
 
+def read_directly(file: int, buffer: memoryview, start: int) -> int:
+    """Read whole pages into ``buffer``, as far as that can be done; how many bytes it was.
+
+    The rest is the caller's to read through the cache: what is behind the last whole page, what
+    is small, and all of it where memory, place or file system do not fit.
+
+    Args:
+        file: opened for reading; its place does not matter and stays.
+        buffer: to fill from its beginning; of ``sealift.memory.pages``, since no other may be
+            read into while this process forks.
+        start: first byte in the file.
+
+    Raises:
+        OSError: what the buffer holds is unknown.
+    """
+    if len(buffer) < LEAST_BYTES or start % _ALIGNMENT or not isinstance(buffer.obj, mmap.mmap):
+        return 0
+
+    def read(at: int, end: int) -> int:
+        return os.preadv(file, [buffer[at:end]], start + at)
+
+    return _directly(file, len(buffer), read)
+
+
 def _written_directly(file: int, data: memoryview) -> int:
     """How many bytes were written so; 0 where it cannot be done."""
+    return _directly(file, len(data), lambda at, end: os.write(file, data[at:end]))
+
+
+def _directly(file: int, length: int, moved: Callable[[int, int], int]) -> int:
+    """Call ``moved`` for what is left of the whole pages until nothing is, or the file ends."""
     flags = fcntl.fcntl(file, fcntl.F_GETFL)
-    done, whole = 0, len(data) // _ALIGNMENT * _ALIGNMENT
+    done, whole = 0, length // _ALIGNMENT * _ALIGNMENT
     try:
         fcntl.fcntl(file, fcntl.F_SETFL, flags | os.O_DIRECT)
-        while done < whole:
-            done += os.write(file, data[done:whole])
+        while done < whole and (more := moved(done, whole)):
+            done += more
     except OSError as error:
         if error.errno != errno.EINVAL:  # of memory or a file system that does not fit
             raise

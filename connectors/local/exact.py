@@ -2,6 +2,7 @@
 
 import os
 
+from connectors.local.direct import read_directly
 from sealift.errors import IntegrityError, TransientError
 
 
@@ -30,9 +31,9 @@ def read_exactly(file: int, name: str, start: int, length: int | None) -> bytes:
 
 
 def fill_exactly(file: int, name: str, start: int, buffer: memoryview) -> None:
-    """As ``read_exactly``, into memory of the caller."""
+    """As ``read_exactly``, into memory of the caller; past the page cache what is large."""
     _length_there(file, name, start, len(buffer))
-    done = 0
+    done = read_directly(file, buffer, start)
     while done < len(buffer):
         more = os.preadv(file, [buffer[done:]], start + done)
         if not more:

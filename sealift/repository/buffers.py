@@ -9,6 +9,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 
+from sealift.memory import pages
 from sealift.objects import Bytes
 from sealift.units import MiB
 
@@ -67,8 +68,7 @@ class PageBuffers:
                 self._free.remove(fitting[-1])
                 return memoryview(fitting[-1])[:size]
         length = -(-size // LARGE_BYTES) * LARGE_BYTES
-        private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-        buffer = mmap.mmap(-1, length, flags=private)
+        buffer = pages(length)
         with suppress(OSError):  # a kernel without huge pages
             buffer.madvise(mmap.MADV_HUGEPAGE)
         return memoryview(buffer)[:size]

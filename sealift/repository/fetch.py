@@ -32,6 +32,8 @@ _STRETCH = 8
 """Chunks asked for in a window before it counts as read in a stretch: half a megabyte."""
 _WHOLE_SHARE = 4
 """A pack is read whole when a quarter of it is wanted in a window."""
+_AHEAD_SHARE = 8
+"""Parts of the next window's packs are read ahead once an eighth of a window was asked for."""
 _OPENED_BYTES = MiB
 """Opened at once: what stays in a near cache until it is put where it belongs."""
 _GAP_BYTES = 256 * KiB
@@ -106,6 +108,7 @@ class ChunkFetcher:
         self._repository, self._ids = repository, ids
         self._chunks, self._chunk = chunks, chunk_size
         self._span = max(1, WINDOW_BYTES // chunk_size)
+        self._last = (chunks - 1) // self._span
         self._lock = threading.Lock()
         self._windows: OrderedDict[int, _Window] = OrderedDict()
         self._packs = WholePacks(repository.store, WHOLE_PACKS)
@@ -137,7 +140,10 @@ class ChunkFetcher:
         for number in range(first // self._span, (after - 1) // self._span + 1):
             window = self._window(number, len(missing))
             where.update((one, window.places[one]) for one in missing & window.places.keys())
-            whole |= self._whole_packs(number, window)
+            if window.asked >= _STRETCH:
+                whole |= self._whole_packs(number, window)
+                if window.asked * _AHEAD_SHARE >= len(window.places):
+                    self._read_ahead(number + 1, whole)
         lost = next(iter(missing - where.keys()), None)
         if lost is not None:
             raise IntegrityError(
@@ -176,16 +182,29 @@ class ChunkFetcher:
         A pack does not begin where a window does: what is a tenth here is the rest of what is
         read next, or of what is in memory already.
         """
-        if window.asked < _STRETCH:
-            return set()
-        last = (self._chunks - 1) // self._span
-        near = [self._window(n, 0) for n in (number - 1, number + 1) if 0 <= n <= last]
+        near = [self._window(n, 0) for n in (number - 1, number + 1) if 0 <= n <= self._last]
         size, found = self._repository.index.pack_size, set()
         for pack, wanted in window.wanted.items():
             wanted += sum(beside.wanted.get(pack, 0) for beside in near)
             if 0 < size(pack) <= wanted * _WHOLE_SHARE:
                 found.add(pack)
         return found
+
+    def _read_ahead(self, number: int, there: set[str]) -> None:
+        """Read a part of what a window wants, while others open what they have.
+
+        Without it all who read come to the end of their packs at once, and wait for the next
+        ones with nothing to open.
+        """
+        if number > self._last:
+            return
+        size = self._repository.index.pack_size
+        ahead = self._whole_packs(number, self._window(number, 0)) - there
+        if len(ahead) + len(there) > WHOLE_PACKS:  # they would push each other out
+            return
+        for pack in sorted(ahead):
+            if self._packs.read_ahead(pack, size(pack)):
+                return
 
     def _open_all(self, where: dict[bytes, Location], whole: set[str], target: "_Target") -> None:
         by_pack: _ByPack = {}

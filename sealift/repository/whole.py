@@ -3,9 +3,10 @@
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
+from sealift.errors import SealiftError
 from sealift.objects import ObjectStore
 from sealift.repository.buffers import PageBuffers
 from sealift.units import MiB
@@ -56,9 +57,22 @@ class WholePacks:
                 self._read(pack, whole, start)
             yield whole.data
         finally:
-            with self._changed:
-                whole.readers -= 1
-                self._free(whole)
+            self._left(whole)
+
+    def read_ahead(self, pack: str, size: int) -> bool:
+        """Read a part of a pack that is wanted soon; False if there is none that nobody reads.
+
+        A part that cannot be read is left to whoever wants the pack.
+        """
+        whole = self._entered(pack, size)
+        try:
+            start = self._taken(whole)
+            if start is not None:
+                with suppress(SealiftError):
+                    self._read(pack, whole, start)
+            return start is not None
+        finally:
+            self._left(whole)
 
     def drop(self) -> None:
         """Keep none."""
@@ -88,15 +102,27 @@ class WholePacks:
         if not whole.kept and not whole.readers:
             self._buffers.give(whole.data)
 
+    def _left(self, whole: _Whole) -> None:
+        with self._changed:
+            whole.readers -= 1
+            self._free(whole)
+
     def _next(self, whole: _Whole) -> int | None:
         """A part that nobody reads yet; None once all are there."""
         with self._changed:
             while not whole.left and whole.under_way:
                 self._changed.wait()
-            if not whole.left:
-                return None
-            whole.under_way += 1
-            return whole.left.pop()
+            return self._taken_locked(whole)
+
+    def _taken(self, whole: _Whole) -> int | None:
+        with self._changed:
+            return self._taken_locked(whole)
+
+    def _taken_locked(self, whole: _Whole) -> int | None:
+        if not whole.left:
+            return None
+        whole.under_way += 1
+        return whole.left.pop()
 
     def _read(self, pack: str, whole: _Whole, start: int) -> None:
         done = False

@@ -24,8 +24,9 @@ _SMALLEST_WINDOW = 1024
 SMALL_CHUNKS = 0
 """In place of a level of zstd: what fits chunks of 64 KiB best. Two tables that fit into a near
 cache, for short matches and for long ones; the levels are made for whole files. On 1.8 GiB of
-programs, noise and text 1.25 % less is stored than at level 2, for 19 % more of the compressor's
-time; level 3 stores a little more than this, and takes 29 %."""
+programs, noise and text 0.9 % less is stored than at level 2, for 17 % more of the compressor's
+time. Level 3 stores 0.15 % less than this for 4 % more time, tables of half this size with
+matches from 4 bytes 0.35 % less for 10 % more (zstd 1.5.7, AMD EPYC, 2 processors)."""
 
 _BLOCK_HEAD_BYTES = 3
 _LAST_BLOCK = 0x01
@@ -34,8 +35,8 @@ _CHECKSUM_BYTES = 4
 """Parts of a frame (RFC 8878, 3.1.1 and 3.1.1.2)."""
 
 _LARGEST_WINDOW_LOG = 22
-_TABLE_LOG = 13
-_SHORTEST_MATCH = 4
+_TABLE_LOG = 14
+_SHORTEST_MATCH = 5
 
 
 class Codec(IntEnum):

@@ -10,7 +10,14 @@ from pathlib import Path
 import pytest
 
 from connectors.local import RawFileWriter
-from connectors.local.direct import LEAST_BYTES, LEAST_RANGE_BYTES, DirectFile, write_whole
+from connectors.local.direct import (
+    LEAST_BYTES,
+    LEAST_RANGE_BYTES,
+    DirectFile,
+    read_directly,
+    write_whole,
+)
+from connectors.local.exact import fill_exactly
 from sealift.errors import OutOfSpaceError
 from sealift.units import KiB, MiB
 
@@ -82,6 +89,90 @@ def test_a_file_system_that_refuses_at_any_call_gets_the_rest_through_the_cache(
     write_whole(file, data)
     os.close(file)
     assert (tmp_path / "file").read_bytes() == data
+
+
+def reads(monkeypatch: pytest.MonkeyPatch, most: int = 1 << 30) -> list[tuple[bool, int]]:
+    """Of each read from now on, of ``most`` bytes, whether it went past the cache and its bytes."""
+    calls, real = [], os.preadv
+
+    def preadv(file: int, buffers: list[memoryview], offset: int) -> int:
+        count = real(file, [buffers[0][:most]], offset)
+        calls.append((bool(fcntl.fcntl(file, fcntl.F_GETFL) & os.O_DIRECT), count))
+        return count
+
+    monkeypatch.setattr("os.preadv", preadv)
+    return calls
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("start", [0, 4 * KiB, 4 * KiB + 1])
+@pytest.mark.parametrize("most", [1 << 30, 256 * KiB])
+def test_whole_pages_are_read_past_the_cache_and_the_rest_through_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, start: int, most: int
+) -> None:
+    content = os.urandom(start + size + 100)
+    (tmp_path / "file").write_bytes(content)
+    file, buffer = os.open(tmp_path / "file", os.O_RDONLY), pages(size)
+    calls = reads(monkeypatch, most)
+    fill_exactly(file, "file", start, buffer)
+    assert not fcntl.fcntl(file, fcntl.F_GETFL) & os.O_DIRECT
+    os.close(file)
+    assert buffer == content[start : start + size]
+    if start % (4 * KiB):
+        assert not any(directly for directly, _ in calls)
+    else:
+        assert calls[0][0]
+
+
+def test_memory_that_children_inherit_is_read_into_through_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A read past the cache must not meet a fork (open(2)); only ours is kept from it."""
+    content = os.urandom(2 * LEAST_BYTES)
+    (tmp_path / "file").write_bytes(content)
+    file, buffer = os.open(tmp_path / "file", os.O_RDONLY), bytearray(len(content))
+    calls = reads(monkeypatch)
+    assert read_directly(file, memoryview(buffer), 0) == 0
+    fill_exactly(file, "file", 0, memoryview(buffer))
+    os.close(file)
+    assert buffer == content
+    assert calls == [(False, len(content))]
+
+
+@pytest.mark.parametrize("good", [0, 1, 2])
+def test_a_file_system_that_refuses_a_direct_read_gives_the_rest_through_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, good: int
+) -> None:
+    content, real, left = os.urandom(2 * LEAST_BYTES), os.preadv, [4 * KiB] * good
+    (tmp_path / "file").write_bytes(content)
+
+    def preadv(file: int, buffers: list[memoryview], offset: int) -> int:
+        if not fcntl.fcntl(file, fcntl.F_GETFL) & os.O_DIRECT:
+            return real(file, buffers, offset)
+        if not left:
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return real(file, [buffers[0][: left.pop()]], offset)
+
+    monkeypatch.setattr("os.preadv", preadv)
+    file, buffer = os.open(tmp_path / "file", os.O_RDONLY), pages(len(content))
+    fill_exactly(file, "file", 0, buffer)
+    os.close(file)
+    assert buffer == content
+
+
+def test_a_disk_that_cannot_be_read_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def preadv(*_: object) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    (tmp_path / "file").write_bytes(bytes(LEAST_BYTES))
+    monkeypatch.setattr("os.preadv", preadv)
+    file = os.open(tmp_path / "file", os.O_RDONLY)
+    with pytest.raises(OSError, match="Input/output"):
+        fill_exactly(file, "file", 0, pages(LEAST_BYTES))
+    assert not fcntl.fcntl(file, fcntl.F_GETFL) & os.O_DIRECT
+    os.close(file)
 
 
 @pytest.mark.fault(7)

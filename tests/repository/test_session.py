@@ -309,12 +309,64 @@ def test_who_reads_in_order_reads_each_pack_once_and_whole(
     reader = RepositoryReader(world.open(), tree, "test")
     monkeypatch.setattr(world.store, "get_into", whole)
     monkeypatch.setattr(world.store, "get", part)
-    buffer = bytearray(8 * CHUNK)
-    for at in range(0, len(data), len(buffer)):
-        reader.read_into(at, memoryview(buffer))
-        assert buffer == data[at : at + len(buffer)]
+    read_in_order(reader, data, 8 * CHUNK)
     assert set(ranges) <= set(asked)  # the store's get_into gets
     assert len(asked) == len(set(asked)) > 8
+
+
+def read_in_order(reader: RepositoryReader, data: bytes, step: int) -> None:
+    buffer = bytearray(step)
+    for at in range(0, len(data), step):
+        reader.read_into(at, memoryview(buffer))
+        assert buffer == data[at : at + step]
+
+
+def packs_asked(store: MemoryObjectStore, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of packs, each time that one is asked for whole from now on."""
+    asked: list[str] = []
+    get_into = store.get_into
+
+    def whole(name: str, start: int, buffer: memoryview) -> None:
+        asked.append(name)
+        get_into(name, start, buffer)
+
+    monkeypatch.setattr(store, "get_into", whole)
+    return asked
+
+
+@pytest.mark.parametrize(("span", "early"), [(32, True), (128, False)])
+def test_who_reads_in_order_gets_the_next_packs_before_he_needs_them(
+    world: World, monkeypatch: pytest.MonkeyPatch, span: int, early: bool
+) -> None:
+    """But not where both windows together want more packs than are kept."""
+    assert isinstance(world.store, MemoryObjectStore)
+    monkeypatch.setattr("sealift.repository.fetch.WINDOW_BYTES", span * CHUNK)
+    data = random.Random(5).randbytes(2 * span * CHUNK)
+    tree = written(world.init(), memory_reader(data), world.context())
+    reader = RepositoryReader(world.open(), tree, "test")
+    asked = packs_asked(world.store, monkeypatch)
+    first = data[: span * CHUNK]
+    read_in_order(reader, first, 8 * CHUNK)
+    packs = -(-span // 15)  # 15 chunks are a pack
+    assert (len(set(asked)) > packs) == early
+    read_in_order(reader, data, 8 * CHUNK)
+
+
+def test_what_cannot_be_read_ahead_is_told_to_who_needs_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert isinstance(world.store, MemoryObjectStore)
+    monkeypatch.setattr("sealift.repository.fetch.WINDOW_BYTES", 32 * CHUNK)
+    data = random.Random(6).randbytes(64 * CHUNK)
+    tree = written(world.init(), memory_reader(data), world.context())
+    reader = RepositoryReader(world.open(), tree, "test")
+    read_in_order(reader, data[: 8 * CHUNK], CHUNK)
+    for name in [name for name in world.store.objects if name.startswith("packs/")]:
+        world.store.delete(name)
+    asked = packs_asked(world.store, monkeypatch)
+    with pytest.raises(IntegrityError, match="is missing"):
+        read_in_order(reader, data, 8 * CHUNK)
+    assert asked
 
 
 def ring_with_epochs(epochs: int) -> KeyRing:

@@ -119,3 +119,60 @@ def test_what_is_gone_or_shorter_is_told() -> None:
         pass
     with pytest.raises(IntegrityError), packs.held("a", SIZE + 1):
         pass
+
+
+def test_parts_are_read_ahead_one_at_a_time() -> None:
+    store, data = stored("a")
+    packs = WholePacks(store, 1)
+    assert [packs.read_ahead("a", SIZE) for _ in range(4)] == [True, True, True, False]
+    assert len(store.asked) == 3
+    with packs.held("a", SIZE) as whole:
+        assert whole == data["a"]
+    assert len(store.asked) == 3
+
+
+def test_a_part_that_could_not_be_read_ahead_is_read_by_who_wants_it() -> None:
+    store, data = stored("a")
+    packs = WholePacks(store, 1)
+    store.failing = {0}
+    assert packs.read_ahead("a", SIZE)
+    with packs.held("a", SIZE) as whole:
+        assert whole == data["a"]
+    assert [start for _, start, _ in store.asked] == [0, 0, PART_BYTES, 2 * PART_BYTES]
+
+
+def test_who_reads_ahead_waits_for_nobody() -> None:
+    store, data = stored("a")
+    packs, seen = WholePacks(store, 1), []
+    store.go_on.clear()
+
+    def look() -> None:
+        with packs.held("a", SIZE) as whole:
+            seen.append(bytes(whole) == data["a"])
+
+    threads = [threading.Thread(target=look) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    assert all(store.entered.acquire(timeout=60) for _ in range(3))
+    assert not packs.read_ahead("a", SIZE)
+    store.go_on.set()
+    for thread in threads:
+        thread.join(120)
+    assert seen == [True] * 3
+
+
+def test_memory_that_is_read_ahead_into_goes_to_no_other_pack() -> None:
+    """Not even when the pack is pushed out meanwhile."""
+    store, data = stored("a", "b")
+    packs = WholePacks(store, 1)
+    store.go_on.clear()
+    ahead = threading.Thread(target=packs.read_ahead, args=("a", SIZE))
+    ahead.start()
+    assert store.entered.acquire(timeout=60)
+    real = store.get_into
+    store.get_into = lambda *args: MemoryObjectStore.get_into(store, *args)  # type: ignore[method-assign]
+    with packs.held("b", SIZE) as whole:
+        store.get_into = real  # type: ignore[method-assign]
+        store.go_on.set()
+        ahead.join(120)
+        assert whole == data["b"]

@@ -36,7 +36,6 @@ MAX_REQUEST_BYTES = 1 * MiB
 """Longest write."""
 MAX_IN_FLIGHT_BYTES = 16 * MiB
 """Of reads, over all connections; above it qemu-nbd halves its speed."""
-_LONGEST_READ_BYTES = 4 * MiB  # on one connection, in pieces
 MAX_CONNECTIONS = 16
 _ZERO_STEP_BYTES = 128 * MiB  # longest zero request, for its deadline's sake
 
@@ -406,7 +405,7 @@ def _longest_read(pool: ConnectionPool, minimum: int) -> int:
     if pool.negotiated.blocks.maximum < READ_REQUEST_BYTES:
         return _longest_request(pool, minimum)
     share = round_down(MAX_IN_FLIGHT_BYTES // pool.limit, READ_REQUEST_BYTES)
-    return min(share, _LONGEST_READ_BYTES)
+    return min(share, pool.server.read_bytes)
 
 
 def _longest_request(pool: ConnectionPool, minimum: int) -> int:

@@ -9,7 +9,7 @@ import struct
 from enum import Enum, auto
 from pathlib import Path
 
-from sealift.units import KiB, round_up
+from sealift.units import KiB, MiB, round_up
 
 READ_REQUEST_BYTES = 512 * KiB
 """Two of these for 1 MiB measured 1.2 to 1.4 times as fast as one of 1 MiB, from qemu-nbd and
@@ -35,6 +35,16 @@ class Server(Enum):
         """
         half = round_up(-(-length // 2), READ_REQUEST_BYTES)
         return half if self is Server.MANY_THREADS else READ_REQUEST_BYTES
+
+    @property
+    def read_bytes(self) -> int:
+        """How much one connection asks for at once.
+
+        What one thread read ahead waits in memory until that thread has sent what is before
+        it. With more than a MiB for each of four connections it is no longer in the processor's
+        cache by then (docs/adr/0011).
+        """
+        return MiB if self is Server.ONE_THREAD else 4 * MiB
 
 
 def server_behind(sock: socket.socket) -> Server:

@@ -1,10 +1,14 @@
 """Who serves an export is told from the socket alone."""
 
+import os
 import socket
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from connectors.nbd import NbdReader, UnixAddress
+from connectors.nbd.connection import Connection
 from connectors.nbd.neighbours import READ_REQUEST_BYTES, Server, server_behind
 from sandbox.nbd.servers import nbdkit, qemu_nbd
 from sealift.units import KiB, MiB
@@ -54,3 +58,29 @@ def test_threads_get_halves_and_one_thread_gets_many_pieces(length: int, halves:
     assert Server.MANY_THREADS.request_bytes(length) == halves
     assert Server.ONE_THREAD.request_bytes(length) == READ_REQUEST_BYTES
     assert Server.DISTANT.request_bytes(length) == READ_REQUEST_BYTES
+
+
+@pytest.mark.tools
+@pytest.mark.parametrize(("server", "asked"), [("qemu-nbd", 4 * [MiB]), ("nbdkit", [4 * MiB])])
+def test_one_thread_is_asked_for_what_its_cache_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: str, asked: list[int]
+) -> None:
+    content, where, real = os.urandom(4 * MiB), tmp_path / "socket", Connection.read_into
+    (tmp_path / "large").write_bytes(content)
+    words, lengths = [str(tmp_path / "large")], list[int]()
+
+    def read_into(self: Connection, offset: int, view: memoryview) -> None:
+        lengths.append(len(view))
+        real(self, offset, view)
+
+    monkeypatch.setattr(Connection, "read_into", read_into)
+    start = (
+        qemu_nbd(where, "--read-only", "--format=raw", *words)
+        if server == "qemu-nbd"
+        else nbdkit(where, "--readonly", "file", *words)
+    )
+    buffer = bytearray(len(content))
+    with start, closing(NbdReader(UnixAddress(where), identity="x", connections=4)) as reader:
+        reader.read_into(0, memoryview(buffer))
+    assert buffer == content
+    assert lengths == asked

@@ -11,12 +11,11 @@ from connectors.local.direct import DirectFile
 from connectors.local.partial import PartialFile, failure
 from sealift.disk import Unwritten, WriterCaps
 from sealift.errors import LockedError, TargetError
-from sealift.pipeline import FIRST_WORKERS
 from sealift.units import KiB, MiB, round_down
 
-_FIRST_CALLS = max(1, min(FIRST_WORKERS, os.cpu_count() or 2))
-"""A disk takes what one processor makes; more workers than processors only pay off where the
-source is far."""
+_OPERATION_BYTES = 8 * MiB
+"""Each costs some turns of the interpreter's lock: in operations of 1 MiB a restore took a fifth
+more time (docs/adr/0027)."""
 
 _FALLOC_KEEP_SIZE, _FALLOC_PUNCH_HOLE = 1, 2  # linux/falloc.h
 _ZEROES = bytes(MiB)
@@ -45,7 +44,12 @@ class RawFileWriter:
 
     @classmethod
     def create(
-        cls, path: Path, size: int, *, block_size: int = 64 * KiB, max_op_bytes: int = MiB
+        cls,
+        path: Path,
+        size: int,
+        *,
+        block_size: int = 64 * KiB,
+        max_op_bytes: int = _OPERATION_BYTES,
     ) -> "RawFileWriter":
         """Begin a new file of ``size`` bytes that reads as zeroes.
 
@@ -64,7 +68,7 @@ class RawFileWriter:
 
     @classmethod
     def reopen(
-        cls, identity: str, *, block_size: int = 64 * KiB, max_op_bytes: int = MiB
+        cls, identity: str, *, block_size: int = 64 * KiB, max_op_bytes: int = _OPERATION_BYTES
     ) -> "RawFileWriter":
         """Go on with what another process began; only ``commit`` is left if it committed.
 
@@ -178,7 +182,6 @@ def _caps(size: int, block_size: int, max_op_bytes: int) -> WriterCaps:
         unwritten=Unwritten.ZERO,
         max_op_bytes=max(block_size, round_down(max_op_bytes, block_size)),
         native_zero=True,
-        first_calls=_FIRST_CALLS,
     )
 
 

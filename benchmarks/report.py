@@ -33,8 +33,13 @@ def _stages(profile: Profile) -> list[tuple[str, ...]]:
     return [(s.name, f"{s.share:.0%}", f"{s.cpu:.3f}", f"{s.waited:.3f}") for s in profile.stages]
 
 
-def page(facts: Sequence[tuple[str, str]], rows: Sequence[Row], profiles: Sequence[Profile]) -> str:
-    """The page ``docs/benchmarks.md``."""
+def page(
+    facts: Sequence[tuple[str, str]],
+    rows: Sequence[Row],
+    profiles: Sequence[Profile],
+    left_out: Sequence[str] = (),
+) -> str:
+    """The page ``docs/benchmarks.md``; ``left_out`` are benchmarks that were not run."""
     lines = [
         "# Benchmarks",
         "",
@@ -45,6 +50,10 @@ def page(facts: Sequence[tuple[str, str]], rows: Sequence[Row], profiles: Sequen
         *_markdown(("machine", ""), facts),
         "",
         *_markdown(_HEAD, [_cells(row) for row in rows]),
+        "",
+        *_missing(left_out),
+        "What a full disk of a TiB takes, which is measured for most of an hour, stands in",
+        "[ADR 23](adr/0023-places-in-sorted-runs.md).",
         "",
         "## What each ratio is",
         "",
@@ -59,6 +68,10 @@ def page(facts: Sequence[tuple[str, str]], rows: Sequence[Row], profiles: Sequen
     for profile in profiles:
         lines += ["", f"### {profile.title}", "", *_markdown(_STAGE_HEAD, _stages(profile))]
     return "\n".join(lines) + "\n"
+
+
+def _missing(left_out: Sequence[str]) -> list[str]:
+    return [f"Not part of this run: {', '.join(left_out)}.", ""] if left_out else []
 
 
 def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -11,7 +11,6 @@ from typing import Protocol
 
 from sealift.digest import SHA256, Digest
 from sealift.extents import Extent
-from sealift.pipeline import FIRST_WORKERS
 
 
 class Unwritten(Enum):
@@ -62,7 +61,7 @@ class WriterCaps:
         base: what a target that keeps digests knows of the disk that it stands on.
         concurrency: most ``write`` calls at once; the engine makes fewer where more are no
             faster. They must be safe in any number of threads.
-        first_calls: with how many at once the engine begins.
+        first_calls: with how many at once the engine begins; None leaves it to the executor.
     """
 
     size: int
@@ -74,7 +73,7 @@ class WriterCaps:
     durable_writes: bool = False
     wants_digests: bool = False
     concurrency: int = 4
-    first_calls: int = FIRST_WORKERS
+    first_calls: int | None = None
     digest: Digest = field(default=SHA256, compare=False)
     keeps_digests: bool = False
     base: KnownBlocks | None = field(default=None, compare=False, repr=False)

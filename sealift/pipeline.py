@@ -32,9 +32,11 @@ class Executor(Protocol):
         work: Callable[[T], None],
         workers: int,
         cancel: CancelToken,
-        first: int = FIRST_WORKERS,
+        first: int | None = None,
     ) -> None:
         """Return when every item was worked on, by ``first`` workers or by up to ``workers``.
+
+        ``first`` None is for whoever does not know better.
 
         Raises the first error of the producer or of a worker, after every worker has
         stopped; no ``work`` starts after it or after a stop.
@@ -50,7 +52,7 @@ class InlineExecutor:
         work: Callable[[T], None],
         workers: int,
         cancel: CancelToken,
-        first: int = FIRST_WORKERS,
+        first: int | None = None,
     ) -> None:
         """See ``Executor.run``; the numbers of workers have no effect."""
         for item in items:
@@ -125,10 +127,10 @@ class ThreadExecutor:
         work: Callable[[T], None],
         workers: int,
         cancel: CancelToken,
-        first: int = FIRST_WORKERS,
+        first: int | None = None,
     ) -> None:
         """See ``Executor.run``; ``workers`` is the most at once, see ``Crew``."""
-        crew = Crew(workers, self._clock.monotonic(), first)
+        crew = Crew(workers, self._clock.monotonic(), first or FIRST_WORKERS)
         _Run(work, crew, cancel, self._clock).over(items)
 
 

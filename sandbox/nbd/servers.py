@@ -2,18 +2,16 @@
 
 import json
 import socket
-import subprocess
-import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from connectors.local.children import Child
 from sealift.clock import SystemClock
 
 _START_SECONDS = 60.0
-_STOP_SECONDS = 20
+_STOP_SECONDS = 20.0
 _POLL_SECONDS = 0.01
 
 
@@ -29,15 +27,7 @@ class Process:
         self._clock = SystemClock()
         self._ready = ready
         self._name = command[0]
-        self._words = tempfile.TemporaryFile()  # noqa: SIM115 - ours as long as the child
-        # setpriv: the child gets SIGKILL when the thread that starts it ends.
-        self._child = subprocess.Popen(
-            ["setpriv", "--pdeathsig", "KILL", "--", *command],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=self._words,
-            start_new_session=True,
-        )
+        self._child = Child(command)
         try:
             self._wait_until_ready()
         except BaseException:
@@ -52,21 +42,15 @@ class Process:
     @property
     def running(self) -> bool:
         """Whether it has not ended."""
-        return self._child.poll() is None
+        return self._child.running
 
     def kill(self) -> None:
         """SIGKILL, and reap; idempotent."""
         self._child.kill()
-        self._reap()
 
     def stop(self) -> None:
-        """SIGTERM until it ends (qemu-nbd forgets one that comes early), and reap; idempotent."""
-        for _ in range(_STOP_SECONDS):
-            self._child.terminate()
-            with suppress(subprocess.TimeoutExpired):
-                self._child.wait(1.0)
-                break
-        self.kill()
+        """SIGTERM until it ends, and reap; idempotent."""
+        self._child.stop(_STOP_SECONDS)
 
     def __enter__(self) -> Self:
         return self
@@ -79,17 +63,11 @@ class Process:
     ) -> None:
         self.stop()
 
-    def _reap(self) -> None:
-        self._child.wait()
-        self._words.close()
-
     def _wait_until_ready(self) -> None:
         deadline = self._clock.monotonic() + _START_SECONDS
         while not self._answers():
-            if self._child.poll() is not None:
-                self._words.seek(0)
-                words = self._words.read(4096).decode(errors="replace")
-                raise RuntimeError(f"{self._name} ended: {words}")
+            if not self._child.running:
+                raise RuntimeError(f"{self._name} ended: {self._child.words}")
             if self._clock.monotonic() > deadline:
                 raise RuntimeError(f"{self._name} did not start")
             self._clock.sleep(_POLL_SECONDS)

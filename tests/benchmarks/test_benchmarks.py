@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.__main__ import BENCHMARKS
 from benchmarks.measure import Bar, Pairs, Row, Sense
 
 ROOT = Path(__file__).parents[2]
@@ -72,7 +73,11 @@ def test_a_benchmark_prints_its_rows(name: str, rows: list[str], tmp_path: Path)
     assert [row for row, _ in found] == rows, done.stderr
     assert done.returncode == any(verdict == "short" for _, verdict in found)
     assert re.search(r"^cores: \d+$", done.stdout, re.MULTILINE)
-    assert all(f"**{row}**" in page.read_text() for row in rows)
+    written = page.read_text()
+    assert all(f"**{row}**" in written for row in rows)
+    left_out = re.search(r"^Not part of this run: (.*)\.$", written, re.MULTILINE)
+    assert left_out is not None
+    assert left_out[1].split(", ") == [other for other in BENCHMARKS if other != name]
 
 
 @pytest.mark.parametrize(

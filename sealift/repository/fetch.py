@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import islice
 
-from sealift.errors import IntegrityError, ObjectMissingError
+from sealift.errors import IntegrityError, ObjectMissingError, SealiftError
 from sealift.repository.blocks import TreeIds
 from sealift.repository.index import Location
 from sealift.repository.session import Repository
@@ -46,11 +46,15 @@ _ByPack = dict[str, list[tuple[bytes, Location]]]
 
 @dataclass
 class _Window:
-    """A stretch of the disk: where its chunks lie, and how much of each pack it wants."""
+    """A stretch of the disk: where its chunks lie, and how much of each pack it wants.
+
+    ``ahead`` is whether the packs of the next one are read with it.
+    """
 
     places: dict[bytes, Location]
     wanted: dict[str, int]
     asked: int = 0
+    ahead: bool = True
 
 
 @dataclass
@@ -142,8 +146,7 @@ class ChunkFetcher:
             where.update((one, window.places[one]) for one in missing & window.places.keys())
             if window.asked >= _STRETCH:
                 whole |= self._whole_packs(number, window)
-                if window.asked * _AHEAD_SHARE >= len(window.places):
-                    self._read_ahead(number + 1, whole)
+                self._read_ahead(number, window, whole)
         lost = next(iter(missing - where.keys()), None)
         if lost is not None:
             raise IntegrityError(
@@ -190,21 +193,26 @@ class ChunkFetcher:
                 found.add(pack)
         return found
 
-    def _read_ahead(self, number: int, there: set[str]) -> None:
-        """Read a part of what a window wants, while others open what they have.
+    def _read_ahead(self, number: int, window: _Window, there: set[str]) -> None:
+        """Read a part of what the window behind this one wants, while others open what they have.
 
         Without it all who read come to the end of their packs at once, and wait for the next
-        ones with nothing to open.
+        ones with nothing to open. What cannot be read is told to whoever needs it, and not
+        tried again from here: a store that does not answer would be waited for at every call.
         """
-        if number > self._last:
+        soon = window.asked * _AHEAD_SHARE >= len(window.places)
+        if not (soon and window.ahead and number < self._last):
             return
         size = self._repository.index.pack_size
-        ahead = self._whole_packs(number, self._window(number, 0)) - there
+        ahead = self._whole_packs(number + 1, self._window(number + 1, 0)) - there
         if len(ahead) + len(there) > WHOLE_PACKS:  # they would push each other out
             return
-        for pack in sorted(ahead):
-            if self._packs.read_ahead(pack, size(pack)):
-                return
+        try:
+            for pack in sorted(ahead):
+                if self._packs.read_ahead(pack, size(pack)):
+                    return
+        except SealiftError:
+            window.ahead = False
 
     def _open_all(self, where: dict[bytes, Location], whole: set[str], target: "_Target") -> None:
         by_pack: _ByPack = {}

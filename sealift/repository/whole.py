@@ -3,10 +3,9 @@
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from sealift.errors import SealiftError
 from sealift.objects import ObjectStore
 from sealift.repository.buffers import PageBuffers
 from sealift.units import MiB
@@ -62,14 +61,14 @@ class WholePacks:
     def read_ahead(self, pack: str, size: int) -> bool:
         """Read a part of a pack that is wanted soon; False if there is none that nobody reads.
 
-        A part that cannot be read is left to whoever wants the pack.
+        Raises:
+            SealiftError: it cannot be read, and is left to whoever wants the pack.
         """
         whole = self._entered(pack, size)
         try:
             start = self._taken(whole)
             if start is not None:
-                with suppress(SealiftError):
-                    self._read(pack, whole, start)
+                self._read(pack, whole, start)
             return start is not None
         finally:
             self._left(whole)

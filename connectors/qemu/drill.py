@@ -41,6 +41,9 @@ from sealift.units import MiB, round_up
 log = logging.getLogger(__name__)
 
 PROGRAM = "qemu-system-x86_64"
+EITHER = "kvm:tcg"
+"""QEMU itself goes on to tcg only where KVM cannot be opened. Where KVM refuses what ``-cpu max``
+asks of it, QEMU ends: seen with QEMU 7.2 on AMD, Linux 6.18 ("failed to set MSR 0x10a")."""
 _FIRMWARE = (
     ("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"),
     ("/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/OVMF/OVMF_VARS.fd"),
@@ -71,7 +74,7 @@ class DrillSpec:
 
     vm: SourceVm
     exports: Mapping[str, tuple[UnixAddress, str]]
-    accelerator: str = "kvm:tcg"
+    accelerator: str = EITHER
     memory_bytes: int | None = None
     port: int | None = None
 
@@ -199,11 +202,14 @@ class DrillMachine:
         if self._qmp is not None:
             self._qmp.close()
             self._qmp = None
+        self._end_child()
+        for disk in self._spec.vm.disks:
+            self._overlay(disk).unlink(missing_ok=True)
+
+    def _end_child(self) -> None:
         if self._child is not None:
             self._child.stop(_STOP_SECONDS)
             self._child = None
-        for disk in self._spec.vm.disks:
-            self._overlay(disk).unlink(missing_ok=True)
 
     # ------------------------------------------------------------------ starting
 
@@ -212,15 +218,30 @@ class DrillMachine:
             size = round_up(disk.size, _SECTOR)
             qemu_img.create(self._overlay(disk), Container.QCOW2, size)
         self._began = self._clock.monotonic()
-        self._child = Child(self._command())
-        deadline = self._began + _START_SECONDS
+        try:
+            child, qmp = self._started(self._spec.accelerator)
+        except ToolError as error:
+            if self._spec.accelerator != EITHER:
+                raise
+            log.warning("%s; once more with tcg alone, which is slower", error.message)
+            child, qmp = self._started("tcg")
+        self._stand_back(child)
+        qmp.execute("cont")
+
+    def _started(self, accelerator: str) -> tuple[Child, QmpSession]:
+        """QEMU with the machine, which does not run yet.
+
+        Raises:
+            ToolError: it ended; with its last words.
+        """
+        self._child = child = Child(self._command(accelerator))
+        deadline = self._clock.monotonic() + _START_SECONDS
         while self._qmp is None:
             try:
                 self._qmp = QmpSession(self._socket)
             except (ConnectionLostError, TransientError) as error:
                 self._not_yet(error, deadline)
-        self._stand_back(self._child)
-        self._qmp.execute("cont")
+        return child, self._qmp
 
     @staticmethod
     def _stand_back(child: Child) -> None:
@@ -233,6 +254,7 @@ class DrillMachine:
         child = self._child
         if child is None or not child.running or self._clock.monotonic() > deadline:
             words = child.words if child is not None else ""
+            self._end_child()
             raise ToolError(f"{PROGRAM} did not start: {words[-_LAST_WORDS:]}") from error
         self._clock.sleep(_POLL_SECONDS)
 
@@ -250,7 +272,7 @@ class DrillMachine:
     def _overlay(self, disk: VmDisk) -> Path:
         return self._folder / f"overlay-{self._spec.vm.disks.index(disk)}.qcow2"
 
-    def _command(self) -> list[str]:
+    def _command(self, accelerator: str) -> list[str]:
         vm = self._spec.vm
         memory = (self._spec.memory_bytes or vm.memory_bytes) // MiB
         console = str(self.console_path).replace(",", ",,")
@@ -262,7 +284,7 @@ class DrillMachine:
             *("-cpu", "max", "-smp", str(max(1, vm.vcpus)), "-m", str(max(1, memory))),
             *("-display", "none", "-vga", "std", "-no-reboot"),
             *self._network(),
-            *self._machine(),
+            *self._machine(accelerator),
             *("-chardev", f"socket,id=agent,path={agent},server=on,wait=off"),
             *("-device", "virtio-serial-pci"),
             *("-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0"),
@@ -284,14 +306,13 @@ class DrillMachine:
         forward = f"hostfwd=tcp:127.0.0.1:{self.host_port}-:{self._spec.port}"
         return ["-netdev", f"user,id=net0,restrict=on,{forward}", "-device", json.dumps(device)]
 
-    def _machine(self) -> list[str]:
-        accelerator = f"accel={self._spec.accelerator}"
+    def _machine(self, accelerator: str) -> list[str]:
         if self._spec.vm.firmware is Firmware.BIOS:
-            return ["-machine", f"pc,{accelerator}"]
+            return ["-machine", f"pc,accel={accelerator}"]
         code, variables = _firmware_files()
         own = self._folder / "variables.fd"
         shutil.copyfile(variables, own)
-        arguments = ["-machine", f"q35,{accelerator},pflash0=firmware,pflash1=variables"]
+        arguments = ["-machine", f"q35,accel={accelerator},pflash0=firmware,pflash1=variables"]
         for name, path, read_only in (("firmware", code, True), ("variables", own, False)):
             node = {"driver": "file", "node-name": name, "filename": str(path)}
             arguments += ["-blockdev", json.dumps({**node, "read-only": read_only})]

@@ -56,7 +56,7 @@ class WholePacks:
                 self._read(pack, whole, start)
             yield whole.data
         finally:
-            self._left(whole)
+            self._leave(whole)
 
     def read_ahead(self, pack: str, size: int) -> bool:
         """Read a part of a pack that is wanted soon; False if there is none that nobody reads.
@@ -71,7 +71,7 @@ class WholePacks:
                 self._read(pack, whole, start)
             return start is not None
         finally:
-            self._left(whole)
+            self._leave(whole)
 
     def drop(self) -> None:
         """Keep none."""
@@ -101,7 +101,7 @@ class WholePacks:
         if not whole.kept and not whole.readers:
             self._buffers.give(whole.data)
 
-    def _left(self, whole: _Whole) -> None:
+    def _leave(self, whole: _Whole) -> None:
         with self._changed:
             whole.readers -= 1
             self._free(whole)

@@ -1,6 +1,7 @@
 """A machine started from disks that are served read only: comes up, is pictured, writes nothing."""
 
 import re
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -128,6 +129,47 @@ def test_a_qemu_that_refuses_is_quoted(short: Path, empty: DrillSpec) -> None:
         DrillMachine(spec, short, SystemClock()),
     ):
         pass
+
+
+@pytest.fixture
+def broken_kvm(short: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A QEMU that ends as the real one does whose KVM refuses the processor; its starts."""
+    real, starts = shutil.which("qemu-system-x86_64"), short / "starts"
+    fake = short / "bin" / "qemu-system-x86_64"
+    fake.parent.mkdir()
+    fake.write_text(
+        f"""#!/bin/sh
+        case "$*" in
+        *accel=kvm*) echo kvm >> {starts}; echo "failed to set MSR 0x10a" >&2; kill -ABRT $$;;
+        esac
+        echo tcg >> {starts}
+        exec {real} "$@"
+        """
+    )
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", str(fake.parent), prepend=":")
+    return starts
+
+
+def test_where_kvm_cannot_be_used_a_drill_goes_on_without_it(
+    short: Path, empty: DrillSpec, broken_kvm: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with DrillMachine(replace(empty, accelerator="kvm:tcg"), short, SystemClock()) as drill:
+        assert drill.screenshot(short / "now.png").read_bytes().startswith(b"\x89PNG")
+    assert broken_kvm.read_text().split() == ["kvm", "tcg"]
+    assert "failed to set MSR 0x10a" in caplog.text
+    assert "tcg alone, which is slower" in caplog.text
+
+
+def test_who_insists_on_kvm_gets_it_or_is_told(
+    short: Path, empty: DrillSpec, broken_kvm: Path
+) -> None:
+    with (
+        pytest.raises(ToolError, match="failed to set MSR 0x10a"),
+        DrillMachine(replace(empty, accelerator="kvm"), short, SystemClock()),
+    ):
+        pass
+    assert broken_kvm.read_text().split() == ["kvm"]
 
 
 def test_a_machine_of_another_architecture_is_refused(short: Path) -> None:

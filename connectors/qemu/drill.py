@@ -232,7 +232,7 @@ class DrillMachine:
         """QEMU with the machine, which does not run yet.
 
         Raises:
-            ToolError: it ended; with its last words.
+            ToolError: it ended, or does not answer; with its last words. It is gone.
         """
         self._child = child = Child(self._command(accelerator))
         deadline = self._clock.monotonic() + _START_SECONDS

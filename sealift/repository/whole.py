@@ -111,17 +111,15 @@ class WholePacks:
         with self._changed:
             while not whole.left and whole.under_way:
                 self._changed.wait()
-            return self._taken_locked(whole)
+            return self._taken(whole)
 
     def _taken(self, whole: _Whole) -> int | None:
+        """A part that nobody reads yet; None if there is none now."""
         with self._changed:
-            return self._taken_locked(whole)
-
-    def _taken_locked(self, whole: _Whole) -> int | None:
-        if not whole.left:
-            return None
-        whole.under_way += 1
-        return whole.left.pop()
+            if not whole.left:
+                return None
+            whole.under_way += 1
+            return whole.left.pop()
 
     def _read(self, pack: str, whole: _Whole, start: int) -> None:
         done = False

@@ -293,13 +293,8 @@ def test_who_reads_in_order_reads_each_pack_once_and_whole(
     monkeypatch.setattr("sealift.repository.fetch.WINDOW_BYTES", 16 * CHUNK)
     data = random.Random(4).randbytes(160 * CHUNK)
     tree = written(world.init(), memory_reader(data), world.context())
-    asked: list[tuple[str, int]] = []
     ranges: list[tuple[str, int]] = []
-    get_into, get = world.store.get_into, world.store.get
-
-    def whole(name: str, start: int, buffer: memoryview) -> None:
-        asked.append((name, start))
-        get_into(name, start, buffer)
+    get = world.store.get
 
     def part(name: str, start: int = 0, length: int | None = None) -> bytes:
         if length is not None:
@@ -307,7 +302,7 @@ def test_who_reads_in_order_reads_each_pack_once_and_whole(
         return get(name, start, length)
 
     reader = RepositoryReader(world.open(), tree, "test")
-    monkeypatch.setattr(world.store, "get_into", whole)
+    asked = parts_asked(world.store, monkeypatch)
     monkeypatch.setattr(world.store, "get", part)
     read_in_order(reader, data, 8 * CHUNK)
     assert set(ranges) <= set(asked)  # the store's get_into gets
@@ -321,16 +316,16 @@ def read_in_order(reader: RepositoryReader, data: bytes, step: int) -> None:
         assert buffer == data[at : at + step]
 
 
-def packs_asked(store: MemoryObjectStore, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of packs, each time that one is asked for whole from now on."""
-    asked: list[str] = []
+def parts_asked(store: MemoryObjectStore, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """Pack and place of each part that is read into memory from now on."""
+    asked: list[tuple[str, int]] = []
     get_into = store.get_into
 
-    def whole(name: str, start: int, buffer: memoryview) -> None:
-        asked.append(name)
+    def part(name: str, start: int, buffer: memoryview) -> None:
+        asked.append((name, start))
         get_into(name, start, buffer)
 
-    monkeypatch.setattr(store, "get_into", whole)
+    monkeypatch.setattr(store, "get_into", part)
     return asked
 
 
@@ -344,7 +339,7 @@ def test_who_reads_in_order_gets_the_next_packs_before_he_needs_them(
     data = random.Random(5).randbytes(2 * span * CHUNK)
     tree = written(world.init(), memory_reader(data), world.context())
     reader = RepositoryReader(world.open(), tree, "test")
-    asked = packs_asked(world.store, monkeypatch)
+    asked = parts_asked(world.store, monkeypatch)
     first = data[: span * CHUNK]
     read_in_order(reader, first, 8 * CHUNK)
     packs = -(-span // 15)  # 15 chunks are a pack
@@ -361,19 +356,19 @@ def test_what_cannot_be_read_ahead_is_tried_once_and_told_to_who_needs_it(
     data = random.Random(6).randbytes(128 * CHUNK)
     tree = written(world.init(), memory_reader(data), world.context())
     repository, first = world.open(), data[: 32 * CHUNK]
-    asked = packs_asked(world.store, monkeypatch)
+    asked = parts_asked(world.store, monkeypatch)
     with monkeypatch.context() as patch:
         patch.setattr("sealift.repository.fetch.ChunkFetcher._read_ahead", lambda *_: None)
         reader = RepositoryReader(repository, tree, "test")
         read_in_order(reader, first, CHUNK)
-        there = set(asked)
+        there = {name for name, _ in asked}
         read_in_order(reader, data, CHUNK)
-    for name in set(asked) - there:
+    for name in {name for name, _ in asked} - there:
         world.store.delete(name)
     asked.clear()
     reader = RepositoryReader(repository, tree, "test")
     read_in_order(reader, first, CHUNK)
-    assert len([name for name in asked if name not in there]) == 1
+    assert len([name for name, _ in asked if name not in there]) == 1
     with pytest.raises(IntegrityError, match="is missing"):
         read_in_order(reader, data, 8 * CHUNK)
 

@@ -1,9 +1,10 @@
 """Memory that a disk may read into and write from as it is."""
 
 import mmap
+from typing import Self
 
 
-def pages(length: int) -> mmap.mmap:
+class Pages(mmap.mmap):
     """New memory that begins at a page and that a child process does not inherit.
 
     A disk that reads straight into memory must not meet a fork meanwhile: what arrives may end in
@@ -12,6 +13,9 @@ def pages(length: int) -> mmap.mmap:
     Args:
         length: bytes, more than 0; content undefined.
     """
-    made = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    made.madvise(mmap.MADV_DONTFORK)
-    return made
+
+    def __new__(cls, length: int) -> Self:
+        """See the class."""
+        made = super().__new__(cls, -1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        made.madvise(mmap.MADV_DONTFORK)
+        return made

@@ -14,7 +14,7 @@ from typing import Generic, Protocol, TypeVar
 from sealift.cancel import CancelToken
 from sealift.clock import Clock, SystemClock
 from sealift.host_limits import check_room_for_thread
-from sealift.memory import pages
+from sealift.memory import Pages
 
 T = TypeVar("T")
 
@@ -280,7 +280,7 @@ class BufferPool:
         with self._lock:
             if self._free:
                 return self._free.pop()
-        return pages(self._size)
+        return Pages(self._size)
 
     def give(self, buffer: mmap.mmap) -> None:
         """Return a buffer; the caller keeps no view of it."""

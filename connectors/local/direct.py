@@ -8,11 +8,11 @@ reads whole, once.
 
 import errno
 import fcntl
-import mmap
 import os
 from collections.abc import Callable
 from pathlib import Path
 
+from sealift.memory import Pages
 from sealift.units import KiB, MiB
 
 LEAST_BYTES = MiB
@@ -50,14 +50,14 @@ def read_directly(file: int, buffer: memoryview, start: int) -> int:
 
     Args:
         file: opened for reading; its place does not matter and stays.
-        buffer: to fill from its beginning; of ``sealift.memory.pages``, since no other may be
-            read into while this process forks.
+        buffer: to fill from its beginning; a part of ``Pages``: other memory may not be read
+            into while this process forks.
         start: first byte in the file.
 
     Raises:
         OSError: what the buffer holds is unknown.
     """
-    if len(buffer) < LEAST_BYTES or start % _ALIGNMENT or not isinstance(buffer.obj, mmap.mmap):
+    if len(buffer) < LEAST_BYTES or start % _ALIGNMENT or not isinstance(buffer.obj, Pages):
         return 0
 
     def read(at: int, end: int) -> int:

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 
-from sealift.memory import pages
+from sealift.memory import Pages
 from sealift.objects import Bytes
 from sealift.units import MiB
 
@@ -68,7 +68,7 @@ class PageBuffers:
                 self._free.remove(fitting[-1])
                 return memoryview(fitting[-1])[:size]
         length = -(-size // LARGE_BYTES) * LARGE_BYTES
-        buffer = pages(length)
+        buffer = Pages(length)
         with suppress(OSError):  # a kernel without huge pages
             buffer.madvise(mmap.MADV_HUGEPAGE)
         return memoryview(buffer)[:size]

@@ -5,7 +5,7 @@ import mmap
 import re
 from pathlib import Path
 
-from sealift.memory import pages
+from sealift.memory import Pages
 
 
 def flags_of(memory: mmap.mmap) -> list[str]:
@@ -22,12 +22,12 @@ def flags_of(memory: mmap.mmap) -> list[str]:
 
 
 def test_a_child_does_not_inherit_it() -> None:
-    assert "dc" in flags_of(pages(mmap.PAGESIZE))
+    assert "dc" in flags_of(Pages(mmap.PAGESIZE))
     assert "dc" not in flags_of(mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE))
 
 
 def test_it_begins_at_a_page_and_may_be_written() -> None:
-    memory = pages(3 * mmap.PAGESIZE)
+    memory = Pages(3 * mmap.PAGESIZE)
     assert ctypes.addressof(ctypes.c_char.from_buffer(memory)) % mmap.PAGESIZE == 0
     memory[:5] = b"bytes"
     assert (len(memory), memory[:5]) == (3 * mmap.PAGESIZE, b"bytes")

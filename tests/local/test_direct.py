@@ -1,10 +1,12 @@
 """Large files are written past the page cache, whole, wherever that can be done."""
 
+import ctypes
 import errno
 import fcntl
 import mmap
 import os
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from connectors.local.direct import (
 )
 from connectors.local.exact import fill_exactly
 from sealift.errors import OutOfSpaceError
+from sealift.memory import Pages
 from sealift.units import KiB, MiB
 
 SIZES = [LEAST_BYTES, LEAST_BYTES + 1, LEAST_BYTES + 4096, 3 * LEAST_BYTES + 5 * KiB - 1]
@@ -26,7 +29,7 @@ SIZES = [LEAST_BYTES, LEAST_BYTES + 1, LEAST_BYTES + 4096, 3 * LEAST_BYTES + 5 *
 
 def pages(size: int, start: int = 0) -> memoryview:
     """Random bytes in memory that begins at a page, or so many bytes behind one."""
-    view = memoryview(mmap.mmap(-1, start + size))[start:]
+    view = memoryview(Pages(start + size))[start:]
     view[:] = os.urandom(size)
     return view
 
@@ -124,16 +127,28 @@ def test_whole_pages_are_read_past_the_cache_and_the_rest_through_it(
         assert calls[0][0]
 
 
+def array_at_a_page(size: int) -> memoryview:
+    """Memory of the interpreter's that the disk would take as well."""
+    whole = bytearray(size + mmap.PAGESIZE)
+    start = -ctypes.addressof(ctypes.c_char.from_buffer(whole)) % mmap.PAGESIZE
+    return memoryview(whole)[start : start + size]
+
+
+def other_mapping(size: int) -> memoryview:
+    return memoryview(mmap.mmap(-1, size))
+
+
+@pytest.mark.parametrize("memory", [array_at_a_page, other_mapping])
 def test_memory_that_children_inherit_is_read_into_through_the_cache(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: Callable[[int], memoryview]
 ) -> None:
     """A read past the cache must not meet a fork (open(2)); only ours is kept from it."""
     content = os.urandom(2 * LEAST_BYTES)
     (tmp_path / "file").write_bytes(content)
-    file, buffer = os.open(tmp_path / "file", os.O_RDONLY), bytearray(len(content))
+    file, buffer = os.open(tmp_path / "file", os.O_RDONLY), memory(len(content))
     calls = reads(monkeypatch)
-    assert read_directly(file, memoryview(buffer), 0) == 0
-    fill_exactly(file, "file", 0, memoryview(buffer))
+    assert read_directly(file, buffer, 0) == 0
+    fill_exactly(file, "file", 0, buffer)
     os.close(file)
     assert buffer == content
     assert calls == [(False, len(content))]
